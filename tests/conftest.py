@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("rtsync.testing")  # so that a failing kit shows the values it compared
+
 # A busy machine makes an example slow, never wrong.
 settings.register_profile("rtsync", deadline=None)
 settings.load_profile("rtsync")

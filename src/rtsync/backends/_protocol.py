@@ -2,7 +2,7 @@
 The backend protocol: a log per channel and a small key-value store.
 
 A backend stores bytes and assigns positions; it knows nothing of documents, patches or sessions. Every promise below is proven
-by the conformance kit (`rtsync.testing.backend_kit`), which third-party backends run too.
+by the conformance kit (`rtsync.testing.BackendKit`), which third-party backends run too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,12 @@
 """The pure heart of rtsync: values and `now` in, values out. No I/O, no clock, no event loop."""
 
+from . import _client_events as client_events
 from . import _frames as frames
 from ._buckets import TokenBucket
+from ._changes import Change, Event, Gap, Update
+from ._client_events import ConnectionState
+from ._client_session import ClientSession
+from ._client_subscription import ClientSubscription
 from ._document import VersionedDocument
 from ._entries import (
     LIVE,
@@ -45,37 +50,45 @@ from ._patch import REMOVED, Patch, PatchValue, Replace, apply, checked_patch, d
 from ._patch_wire import document_from_wire, patch_from_wire, patch_to_wire
 from ._position import LINK_BITS, MAX_OFFSET, Position
 from ._profiles import JSON, MSGPACK, PROFILES, Message, Profile
+from ._reconnect import ReconnectPolicy
 from ._server_session import ServerSession, SessionRules
 from ._values import Document, Value, checked, checked_document, same
 
 __all__ = [
+    "JSON",
+    "LINK_BITS",
+    "LIVE",
+    "MAX_NAME_BYTES",
+    "MAX_OFFSET",
+    "MSGPACK",
+    "PROFILES",
+    "REMOVED",
+    "Change",
     "Channel",
+    "ClientSession",
+    "ClientSubscription",
     "Code",
     "CodeInfo",
     "Conflict",
+    "ConnectionState",
     "DecodeError",
     "Document",
+    "Event",
     "EventEntry",
     "EventLog",
     "FamilyPattern",
     "Fenced",
     "Freshness",
+    "Gap",
     "InvalidName",
     "InvalidValue",
-    "JSON",
     "KeyTable",
     "KeyframeNeeded",
     "Kind",
-    "LINK_BITS",
-    "LIVE",
     "Limits",
-    "MAX_NAME_BYTES",
-    "MAX_OFFSET",
-    "MSGPACK",
     "Message",
     "ModelError",
     "OutsideError",
-    "PROFILES",
     "Patch",
     "PatchEntry",
     "PatchValue",
@@ -83,13 +96,13 @@ __all__ = [
     "Position",
     "Profile",
     "ProtocolError",
-    "REMOVED",
     "RTSyncError",
+    "ReconnectPolicy",
     "Rejected",
     "Replace",
-    "SettingsError",
     "ServerSession",
     "SessionRules",
+    "SettingsError",
     "SourceStatus",
     "StateLog",
     "StatusEntry",
@@ -97,6 +110,7 @@ __all__ = [
     "TokenBucket",
     "Unavailable",
     "Unknown",
+    "Update",
     "UsageError",
     "Value",
     "VersionedDocument",
@@ -104,6 +118,7 @@ __all__ = [
     "checked",
     "checked_document",
     "checked_patch",
+    "client_events",
     "decode_entry",
     "decode_keyframe",
     "diff",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 from ._changes import Change, Event, Gap, worse
 from ._entries import LIVE, SourceStatus
@@ -148,7 +148,7 @@ class ClientSubscription:
         """Apply a keyframe, or keep its part. Returns the change once the document is complete."""
         if self.kind != "state":
             raise OutOfStep("a keyframe of an event channel")
-        if frame.parts == 1 and frame.part == 0:
+        if frame.parts == 1 and frame.part == 0 and type(frame.body) is dict:
             self._restart_parts(None)
             return self._replace(frame.body, frame.keys, frame.position)
         self._keep_part(frame)
@@ -157,12 +157,10 @@ class ClientSubscription:
         pieces = self._parts
         self._restart_parts(None)
         try:
-            whole = profile.read_keyframe(pieces)
+            document, keys = cast("tuple[object, list[str]]", profile.read_keyframe(pieces))
         except DecodeError as error:
             raise OutOfStep(f"a keyframe that cannot be decoded: {error}") from error
-        if type(whole) is not list or len(whole) != 2 or type(whole[1]) is not list or {type(key) for key in whole[1]} - {str}:
-            raise OutOfStep("the parts of a keyframe hold [document, keys]")
-        return self._replace(whole[0], whole[1], frame.position)
+        return self._replace(document, keys, frame.position)
 
     def _keep_part(self, frame: Keyframe) -> None:
         if frame.part == 0:
@@ -181,11 +179,9 @@ class ClientSubscription:
 
     def _replace(self, body: object, keys: Sequence[str], position: Position) -> Change:
         try:
-            document = document_from_wire(body, keys)
+            document = cast(Document, document_from_wire(body, keys))
         except DecodeError as error:
             raise OutOfStep(f"a keyframe that cannot be decoded: {error}") from error
-        if type(document) is not dict:
-            raise OutOfStep("a keyframe that is no document")
         self._keys = list(keys)
         self.document = self.value = document
         self.position = position

@@ -1,9 +1,9 @@
 """
 What the log stores: the payloads of entries and keyframes.
 
-An entry is ``[version, kind, writer, body]``: a wire patch, an event's value, or the source's status. Patches and statuses add a
-fifth field, the link of the entry they were made for. A keyframe is ``[version, document, status]``. Statuses travel in the log so
-that they stand in order with the data they are about.
+An entry is ``[version, kind, writer, body]``: a wire patch, an event's value, or the source's status. Patches and statuses add
+a fifth field, the link of the entry they were made for. A keyframe is ``[version, document, status]``. Statuses travel in the
+log so that they stand in order with the data they are about.
 """
 
 from __future__ import annotations

@@ -143,8 +143,12 @@ def _position(value: object, name: str) -> Position:
 def _item(value: object, name: str) -> SubscribeItem:
     if type(value) is not list or not value:
         raise _bad(name, "[channel, position, rate]")
-    channel, position, rate = [*value, None, None][:3]
-    return SubscribeItem(_text(channel, name), _optional(_position)(position, name), _optional(_seconds)(rate, name))
+    channel, position, rate = value if len(value) == 3 else [*value, None, None][:3]
+    return SubscribeItem(
+        _text(channel, name),
+        None if position is None else _position(position, name),
+        None if rate is None else _seconds(rate, name),
+    )
 
 
 # ---- client to server ----------------------------------------------------------------------------------------------

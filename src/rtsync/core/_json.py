@@ -22,7 +22,7 @@ from typing import Any, Final, cast
 
 from ._errors import Code, DecodeError
 from ._limits import Limits, scan_json
-from ._values import Refusal, check_value
+from ._values import MAX_DECIMAL_DIGITS, Refusal, check_value
 
 __all__ = ["dumps", "loads_many"]
 
@@ -86,7 +86,7 @@ def loads_many(text: str, limits: Limits) -> list[object]:
     """
     scan_json(text, limits)
     try:
-        values = [_DECODER.decode(line) for line in text.split("\n") if line]
+        values = [_read_line(line) for line in text.split("\n") if line]
         if "\\" in text and _HALF_PAIR.search(text):  # rare, so that nobody else pays for looking at every text
             _prove_text(values)
     except DecodeError:
@@ -94,6 +94,14 @@ def loads_many(text: str, limits: Limits) -> list[object]:
     except (ValueError, RecursionError) as error:
         raise DecodeError(Code.BAD_FRAME, f"not JSON: {type(error).__name__}") from error
     return values
+
+
+def _read_line(line: str) -> object:
+    line = line.strip(" \t\r")  # what JSON calls space, but for the line break
+    value, end = _DECODER.raw_decode(line)  # `decode` would look for space with two regular expressions
+    if end != len(line):
+        raise DecodeError(Code.BAD_FRAME, "not JSON: more than one value on a line")
+    return value
 
 
 def _map(pairs: list[tuple[str, object]]) -> object:
@@ -121,7 +129,7 @@ def _shaped(pattern: str) -> Callable[[str], re.Match[str] | None]:
     return re.compile(pattern, re.ASCII).fullmatch
 
 
-_PLAIN_DECIMAL: Final = _shaped(r"-?\d{1,32}(?:\.\d{1,32})?")
+_PLAIN_DECIMAL: Final = _shaped(r"-?\d+(?:\.\d+)?")
 _ANY_DECIMAL: Final = _shaped(r"-?\d{1,64}(?:\.\d{1,128})?(?:[Ee][+-]?\d{1,3})?")
 _INTEGER: Final = _shaped(r"-?\d{1,19}")
 _TIME: Final = _shaped(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z")
@@ -129,7 +137,7 @@ _HALF_PAIR: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _read_decimal(text: str) -> Decimal:
-    if _PLAIN_DECIMAL(text):  # too short to be over a limit
+    if len(text) <= MAX_DECIMAL_DIGITS and _PLAIN_DECIMAL(text):  # too short to be over a limit
         value = Decimal(text)
         return value if value else value.copy_abs()
     if not _ANY_DECIMAL(text):

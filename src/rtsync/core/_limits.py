@@ -23,8 +23,8 @@ class Limits:
     Attributes:
         max_bytes: Size of the whole message.
         max_depth: Nesting of arrays and maps, empty ones and the tags of JSON included.
-        max_nodes: Values of all kinds, keys included. Decimals and timestamps count as the three values of their tag in JSON, a
-            whole frame as four, since reading one costs so much more.
+        max_nodes: Values of all kinds, keys included. What is dear to read counts for more: a map for three, a frame for four,
+            and a Decimal or timestamp for as much as its tag in JSON, five.
     """
 
     max_bytes: int
@@ -32,7 +32,7 @@ class Limits:
     max_nodes: int
 
 
-_FRAME_NODES: Final = 4
+_FRAME_NODES, _MAP_NODES, _TAGGED_NODES = 4, 3, 5
 
 
 # ---- msgpack -------------------------------------------------------------------------------------------------------
@@ -47,12 +47,12 @@ def _heads() -> tuple[tuple[int, int, int], ...]:
     - ``_FIXED``: *a* bytes in all. ``_FLOAT``, ``_UINT64``: the same, and the bits need a look.
     - ``_SIZED``: *a* bytes of header, the last *b* of which are the size of the body.
     - ``_EXTENSION``: *a* bytes of header, *b* of which after the first are the size of the body; if *b* is 0, *a* is all.
-    - ``_COUNTED``: *a* bytes after the first count the children, each of *b* values. ``_SMALL``: *a* children.
+    - ``_COUNTED``: *a* bytes after the first count the children, each of *b* values. ``_SMALL``: *a* children of *b* values.
     """
     table = [(_FIXED, 1, 0)] * 256
     for low in range(16):
-        table[0x80 | low] = (_SMALL, 2 * low, 0)
-        table[0x90 | low] = (_SMALL, low, 0)
+        table[0x80 | low] = (_SMALL, low, 2)
+        table[0x90 | low] = (_SMALL, low, 1)
     for low in range(32):
         table[0xA0 | low] = (_FIXED, 1 + low, 0)
     table[0xC1] = (_ILLEGAL, 0, 0)
@@ -115,17 +115,17 @@ def _scan(data: bytes, size: int, limits: Limits) -> tuple[int, int]:
                 at += a + (data[at + 1] if b == 1 else int.from_bytes(data[at + 1 : at + a], "big"))
             elif kind == _EXTENSION:
                 at += a + (data[at + 1] if b == 1 else int.from_bytes(data[at + 1 : at + 1 + b], "big"))
-                nodes += 2
+                nodes += _TAGGED_NODES - 1
                 if nodes > max_nodes:
                     raise _too_many(limits)
             elif kind <= _COUNTED:
                 if kind == _SMALL:
-                    children = a
+                    children = a * b
                     at += 1
                 else:
                     children = int.from_bytes(data[at + 1 : at + 1 + a], "big") * b
                     at += 1 + a
-                nodes += children
+                nodes += children if b == 1 else children + _MAP_NODES - 1
                 if nodes > max_nodes:
                     raise _too_many(limits)
                 if len(outer) >= max_depth:
@@ -184,7 +184,8 @@ def scan_json(text: str, limits: Limits) -> None:
     outside = '"'.join(bare.split('"')[::2]).encode()
     lines = outside.count(b"\n") + (not outside.endswith(b"\n"))
     # Every value but the one that is the line follows one of these.
-    if lines * _FRAME_NODES + sum(map(outside.count, b"[{,:")) > limits.max_nodes:
+    values = sum(map(outside.count, b"[{,:"))
+    if values + lines * _FRAME_NODES + outside.count(b"{") * (_MAP_NODES - 1) > limits.max_nodes:
         raise _too_many(limits)
     # Taking away pairs with nothing between them takes away one level. What is left over would not parse.
     brackets = outside.translate(_SQUARE, _NO_BRACKET)

@@ -61,7 +61,8 @@ def prove_one_value(data: bytes) -> None:
     Costs little and allocates nothing, where unpacking headers that lie would reserve what they promise. Raises `DecodeError`.
     """
     try:
-        unpacker = msgpack.Unpacker(None, max_buffer_size=len(data) + 1)
+        size = len(data) + 1
+        unpacker = msgpack.Unpacker(None, read_size=size, max_buffer_size=size)  # a buffer that fits, once
         unpacker.feed(data)
         unpacker.skip()
         whole = unpacker.tell() == len(data)

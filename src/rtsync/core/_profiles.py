@@ -101,7 +101,8 @@ class _MsgpackProfile:
         whole = _open([Keyframe.TYPE, alias, list(head), 0, 1], 2) + encoded[1:]
         if len(whole) <= piece:
             return [whole]
-        pieces = [encoded[at : at + piece] for at in range(0, len(encoded), piece)]
+        step = _step(piece, len(encoded))
+        pieces = [encoded[at : at + step] for at in range(0, len(encoded), step)]
         return [pack([Keyframe.TYPE, alias, list(head), number, len(pieces), part]) for number, part in enumerate(pieces)]
 
     def message(self, frames: bytes) -> Message:
@@ -142,7 +143,7 @@ class _JsonProfile:
         whole = (dumps([Keyframe.TYPE, alias, list(head), 0, 1])[:-1] + "," + encoded[1:] + "\n").encode()
         if len(whole) <= piece:
             return [whole]
-        step = max(piece // (2 if encoded.isascii() else 4), 1)  # a character takes at most four bytes, an escaped one two
+        step = _step(piece // (2 if encoded.isascii() else 4), len(encoded))  # a character takes four bytes, escaped two
         pieces = [encoded[at : at + step] for at in range(0, len(encoded), step)]
         return [_line([Keyframe.TYPE, alias, list(head), number, len(pieces), part]) for number, part in enumerate(pieces)]
 
@@ -174,9 +175,14 @@ def _open(fields: list[object], more: int) -> bytes:
     return bytes([0x90 | len(fields) + more]) + pack(fields)[1:]
 
 
+def _step(piece: int, size: int) -> int:
+    """Return where to cut *size* bytes: after *piece*, but so that there are two pieces, since a single part is not cut."""
+    return max(1, min(piece, (size + 1) // 2))
+
+
 def _no_larger_than(size: int) -> Limits:
     """Return limits for pieces let in one by one: as deep as a document in ``[document, keys]``, with a tag at its deepest."""
-    return Limits(size, MAX_DEPTH + 2, size + 4)
+    return Limits(size, MAX_DEPTH + 2, 4 + 3 * size)
 
 
 def _whole(values: list[object]) -> object:

@@ -61,6 +61,9 @@ class ServerSession:
     The state of one connection.
 
     Phases: waiting for hello, then open. The shell ends it after any `PeerError`.
+
+    Attributes:
+        window: Bytes that may be on the way unacknowledged.
     """
 
     __slots__ = (
@@ -73,6 +76,7 @@ class ServerSession:
         "_outstanding",
         "_refused_since",
         "_rules",
+        "_seen_messages",
         "_sent_at",
         "_sent_bytes",
         "_sent_messages",
@@ -89,7 +93,7 @@ class ServerSession:
         self._last_ping = 0
         self._outstanding: _Outstanding | None = None
         self._refused_since: float | None = None
-        self._sent_messages = self._sent_bytes = self._acked_bytes = 0
+        self._seen_messages = self._sent_messages = self._sent_bytes = self._acked_bytes = 0
         self.window = rules.first_window
 
     # ---- receive
@@ -169,18 +173,26 @@ class ServerSession:
     @property
     def may_send(self) -> bool:
         """Whether the window has room: else data waits in the log, where it still conflates."""
-        return self._sent_bytes - self._acked_bytes < self.window
+        return self.unacked < self.window
 
-    def sent(self, size: int, now: float) -> None:
-        """Count a message of *size* bytes that is being sent."""
-        self._sent_messages += 1
+    @property
+    def must_ask(self) -> bool:
+        """Whether the window is filling and no ping is outstanding that would empty it."""
+        return self._outstanding is None and self.unacked * 2 >= self.window
+
+    @property
+    def credit(self) -> int:
+        """Bytes that may be sent before a message has to carry a ping; 0 or less while none may."""
+        return self.window // 2 - self.unacked
+
+    def sent(self, size: int, messages: int = 1) -> None:
+        """Count *messages* of *size* bytes together that have been or are being sent."""
+        self._sent_messages += messages
         self._sent_bytes += size
-        self._sent_at = now
 
     def ping_before(self, size: int, now: float, server_time: int) -> Ping | None:
         """Return the ping that the next message, of *size* bytes so far, has to carry; ``None`` while none is due."""
-        waiting = self._sent_bytes - self._acked_bytes + size
-        if self._outstanding is not None or waiting * 2 < self.window:
+        if self._outstanding is not None or (self.unacked + size) * 2 < self.window:
             return None
         return self._ping(size, now, server_time)
 
@@ -190,7 +202,7 @@ class ServerSession:
             id=self._last_ping,
             message=self._sent_messages + 1,
             bytes_sent=self._sent_bytes + size,
-            bytes_waiting=self._sent_bytes - self._acked_bytes + size,
+            bytes_waiting=self.unacked + size,
             sent_at=now,
         )
         return Ping(self._last_ping, server_time)
@@ -218,6 +230,9 @@ class ServerSession:
             if now - asked.sent_at >= rules.ack_timeout:
                 raise ProtocolError(Code.SLOW, f"{self.unacked} bytes not acknowledged within {rules.ack_timeout:g} s")
             return False
+        if self._seen_messages != self._sent_messages:
+            self._seen_messages = self._sent_messages
+            self._sent_at = now
         return min(self._heard_at, self._sent_at) + rules.heartbeat_interval <= now
 
     def heartbeat(self, now: float, server_time: int) -> Ping:

@@ -8,7 +8,7 @@ frames.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Final
 
@@ -64,7 +64,7 @@ class LiveChannel(ABC):
         self.phase = Phase.LOADING
         self.subscriptions: dict[Subscription, None] = {}  # in order of arrival
         self.waiting: dict[Subscription, None] = {}  # until the channel is ready
-        self.source_status = self.unsaid
+        self.source_status = self.status = self.unsaid
         self.doubt: SourceStatus | None = None
         self.writer_lost: SourceStatus | None = None
         self.writer = ""
@@ -73,6 +73,7 @@ class LiveChannel(ABC):
         self.turn = anyio.Lock()  # of this node's publishers
         self.unsettled: int | None = None  # link of an append whose outcome this node does not know
         self.since_keyframe = 0
+        self.offset = 0  # where a cursor stands that has read everything
         self.gaps = 0
         self._cache = cache
         self._changed = changed
@@ -205,28 +206,38 @@ class LiveChannel(ABC):
         """What holds while the log says nothing: a channel fed by a source is not live before its source says so."""
         return LIVE if self.family.source is None else _NO_DATA_YET
 
-    @property
-    def status(self) -> SourceStatus:
-        """The worst of what the source says, whether its writer still beats, and whether this node can vouch for the head."""
+    def _say(self, status: SourceStatus) -> None:
+        """Take over what the source says."""
+        self.source_status = status
+        self._judge()
+
+    def _judge(self) -> None:
+        """Show the worst of what the source says, whether its writer still beats, and whether this node can vouch for the head."""
         worst = self.source_status
         for status in (self.writer_lost, self.doubt):
             if status is not None and _RANK[status.freshness] > _RANK[worst.freshness]:
                 worst = status
-        return worst
+        self.status = worst
 
     def set_doubt(self, doubt: SourceStatus | None) -> None:
         """Say that this node cannot confirm the head (or, with ``None``, can again)."""
         if (doubt is None) != (self.doubt is None):
             self.doubt = doubt
+            self._judge()
             self._changed(self)
 
     def set_writer_lost(self, lost: SourceStatus | None) -> None:
         """Say that the writer of this channel has stopped beating (or, with ``None``, beats)."""
         if (lost is None) != (self.writer_lost is None):
             self.writer_lost = lost
+            self._judge()
             self._changed(self)
 
     # ---- reading
+
+    def frames_for(self, profile: Profile) -> Mapping[int, bytes]:
+        """Return the live mapping from bases to the encoded frame that leads to the head."""
+        return self._cache.of(profile)
 
     @abstractmethod
     def establish(self, subscription: Subscription) -> tuple[Position, bool, Sequence[str]]:

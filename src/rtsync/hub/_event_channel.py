@@ -19,7 +19,7 @@ from ..core import (
 from ._channel import NOWHERE, LiveChannel
 from ._families import Family
 from ._frame_cache import FrameCache
-from ._subscription import Subscription
+from ._subscription import NOTHING, Subscription
 
 __all__ = ["EventChannel"]
 
@@ -50,21 +50,23 @@ class EventChannel(LiveChannel):
     def _begin(self, tail: Position) -> None:
         self._head = tail
         self._log = EventLog(self.family.retention.window, tail)
+        self.offset = tail.offset
         self._cache.clear()
 
     def _adopt(self, epoch: str) -> None:
         self._begin(Position.start(epoch))
         for subscription in self.subscriptions:  # they stand at the start of the empty log, which has a name now
-            subscription.stand_at(self._head)
+            subscription.cursor = 0
             subscription.session.restate(subscription, self._head)
 
     def _put(self, entry: Entry) -> bool:
         body = decode_entry(entry.payload)
         if isinstance(body, EventEntry):
             self._log.put(StoredEvent(entry.offset, self._log.head.offset, entry.link, body.value))
+            self.offset = entry.offset
             self._cache.clear()
         elif isinstance(body, StatusEntry):
-            self.source_status = body.status
+            self._say(body.status)
         else:
             return False
         self.writer = body.writer
@@ -72,69 +74,71 @@ class EventChannel(LiveChannel):
         return True
 
     def _rebuild(self, cut: Cut) -> None:
+        held = {subscription: self._position_of(subscription) for subscription in self.subscriptions}
         oldest = cut.entries[0].previous if cut.entries else cut.head.offset
         known = cut.head.link if oldest == cut.head.offset else 0
         self._begin(Position(cut.head.epoch, oldest, known))
-        self.source_status = self.unsaid
+        self._say(self.unsaid)
         for entry in cut.entries:
             self._put(entry)
             self.token = entry.token
-        for subscription in self.subscriptions:
-            self._check(subscription, subscription.position)
+        for subscription, position in held.items():
+            self._stand(subscription, position)
 
     # ---- reading
 
     def establish(self, subscription: Subscription) -> tuple[Position, bool, Sequence[str]]:
         wanted = subscription.wanted
         if wanted is None:
-            subscription.stand_at(self._log.head)
+            subscription.cursor = self.offset
             return self._log.head, False, ()
-        subscription.stand_at(wanted)
-        recovered = self._check(subscription, wanted)
-        return subscription.position, recovered, ()
+        recovered = self._stand(subscription, wanted)
+        return (self._position_of(subscription) if recovered else wanted), recovered, ()
 
-    def _check(self, subscription: Subscription, position: Position) -> bool:
-        """Prove that the window continues *position*; if it does not, a gap is owed."""
+    def _stand(self, subscription: Subscription, position: Position) -> bool:
+        """Put the cursor on *position* if the window continues it; if it does not, a gap is owed."""
         log = self._log
         if position == NOWHERE and log.tail.offset == 0:
-            subscription.stand_at(log.tail)  # nothing was ever missed by who has seen nothing
-        elif not log.verify(position):
-            subscription.owed_gap = position
-            return False
-        return True
+            position = log.tail  # nothing was ever missed by who has seen nothing
+        if log.verify(position):
+            subscription.cursor = position.offset
+            return True
+        self._owe_gap(subscription, position)
+        return False
+
+    @staticmethod
+    def _owe_gap(subscription: Subscription, position: Position) -> None:
+        subscription.owed_gap = position
+        subscription.cursor = NOTHING
+
+    def _position_of(self, subscription: Subscription) -> Position:
+        """Return what the client holds; the link of an event that has left the window is unknown, and 0."""
+        if subscription.owed_gap is not None:
+            return subscription.owed_gap
+        cursor = subscription.cursor
+        return self._log.head.at(cursor, self._log.link_at(cursor) or 0)
 
     def is_behind(self, subscription: Subscription) -> bool:
-        return subscription.cursor != self._log.head.offset or subscription.owed_gap is not None
+        return subscription.cursor != self.offset
 
     def read(self, subscription: Subscription, profile: Profile, budget: int) -> bytes:
-        log = self._log
-        if subscription.owed_gap is None and not log.covers(subscription.cursor):
-            subscription.owed_gap = subscription.position
+        if subscription.owed_gap is None and not self._log.covers(subscription.cursor):
+            self._owe_gap(subscription, self._position_of(subscription))
         gap = b"" if subscription.owed_gap is None else self._pay_gap(subscription, profile)
-        head = log.head
-        if subscription.cursor == head.offset:
-            return gap
-        events = log.after(subscription.cursor)
-        if len(events) == 1 and not gap:
-            subscription.cursor, subscription.link = head.offset, head.link
-            return self._newest(events[0], profile)
-        taken = [gap]
-        size = len(gap)
-        for event in events:
-            frame = self._newest(event, profile) if event.offset == head.offset else profile.encode_event(self.alias, event)
+        taken, size = [gap], len(gap)
+        for event in self._log.after(subscription.cursor):
+            frame = self._newest(event, profile) if event.offset == self.offset else profile.encode_event(self.alias, event)
             if size and size + len(frame) > budget:
                 break
             taken.append(frame)
             size += len(frame)
-            subscription.cursor, subscription.link = event.offset, event.link
+            subscription.cursor = event.offset
         return b"".join(taken)
 
     def _newest(self, event: StoredEvent, profile: Profile) -> bytes:
         """Return the frame of the newest event, built once for everybody."""
-        cached = self._cache.get(profile.name, event.previous)
-        if cached is None:
-            cached = self._cache.put(profile.name, event.previous, (profile.encode_event(self.alias, event),))
-        return cached[0]
+        frame = self._cache.of(profile).get(event.previous)
+        return frame or self._cache.put(profile, event.previous, profile.encode_event(self.alias, event))
 
     def _pay_gap(self, subscription: Subscription, profile: Profile) -> bytes:
         """
@@ -144,7 +148,8 @@ class EventChannel(LiveChannel):
         assert start is not None
         log = self._log
         fell_out = start.epoch in (log.head.epoch, "") and start.offset < log.tail.offset
-        subscription.stand_at(log.tail if fell_out else log.head)
+        continues = log.tail if fell_out else log.head
         subscription.owed_gap = None
+        subscription.cursor = continues.offset
         self.gaps += 1
-        return profile.encode(frames.Gap(self.alias, start, subscription.position, "window" if fell_out else "epoch"))
+        return profile.encode(frames.Gap(self.alias, start, continues, "window" if fell_out else "epoch"))

@@ -28,7 +28,7 @@ from ._options import HubOptions
 from ._publisher import Publisher
 from ._pump import Pump
 from ._rates import RateTicker, step_down
-from ._session import Session, State
+from ._session import Session
 from ._source import Sources
 from ._subscription import Subscription
 from ._vigil import Vigil
@@ -55,7 +55,6 @@ class HubStatistics:
     published: int
     conflicts: int
     frames_built: int
-    frames_shared: int
     gaps: int
     evictions: int
     rereads: int
@@ -119,7 +118,6 @@ class Hub:
             published=self.publisher.published,
             conflicts=self.publisher.conflicts,
             frames_built=self.channels.frames.built,
-            frames_shared=self.channels.frames.shared,
             gaps=self._gaps + sum(channel.gaps for channel in self.channels),
             evictions=self._evictions,
             rereads=self.channels.rereads,
@@ -137,9 +135,7 @@ class Hub:
         """Forget *session* and its subscriptions, at once. Harmless if already done."""
         if self._sessions.pop(session.id, None) is None:
             return
-        session.dirty.clear()
         for subscription in list(session.subscriptions.values()):
-            subscription.dirty = False
             self._drop(subscription)
         if session.end_code in (Code.SLOW, Code.NO_PONG):
             self._evictions += 1
@@ -256,8 +252,7 @@ class Hub:
         was_reading = channel.subscriptions.pop(subscription, _ABSENT) is not _ABSENT
         if session.subscriptions.get(channel.name) is subscription:
             del session.subscriptions[channel.name]
-        if subscription.dirty:
-            session.dirty.remove(subscription)
+        session.unmark(subscription)
         channel.used_at = self.now()
         if was_reading and not channel.subscriptions:
             self.sources.unwanted(channel)
@@ -267,16 +262,10 @@ class Hub:
     def _changed(self, channel: LiveChannel) -> None:
         """Mark everybody who reads *channel*; nothing here waits for a client."""
         status = channel.status
-        queue = self.pump.queue
-        for subscription in channel.subscriptions:
-            if subscription.rate is not None and subscription.shown is status and not self._ticker.offer(subscription):
-                continue
-            session = subscription.session
-            if not subscription.dirty:
-                subscription.dirty = True
-                session.dirty.append(subscription)
-            if session.state is not State.QUEUED:
-                queue(session)
+        self.pump.mark_all(
+            channel.subscriptions,
+            lambda subscription: subscription.shown is status and not self._ticker.offer(subscription),
+        )
 
     def _offer(self, subscription: Subscription) -> None:
         if self._ticker.offer(subscription):
@@ -288,9 +277,7 @@ class Hub:
 
     def _mark(self, subscription: Subscription) -> None:
         session = subscription.session
-        if not subscription.dirty:
-            subscription.dirty = True
-            session.dirty.append(subscription)
+        session.mark(subscription)
         self.pump.queue(session)
 
     # ---- tasks

@@ -7,8 +7,9 @@ stands. Only answers to requests are stored as bytes, and they are bounded.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from enum import Enum
+from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -20,13 +21,13 @@ from ._subscription import Subscription
 if TYPE_CHECKING:
     from ._pump import Pump
 
-__all__ = ["Session", "State"]
+__all__ = ["DEAD", "FLUSHING", "IDLE", "QUEUED", "WAITING", "Session", "State"]
 
 _MAX_ANSWERS: Final = 512 * 1024
 """Most bytes of answers to requests that may wait for a client; one that asks and does not read is ended."""
 
 
-class State(Enum):
+class State(IntEnum):
     """Where a session is between two flushes. Only whoever flushes it puts it back in the queue."""
 
     IDLE = 0
@@ -37,7 +38,11 @@ class State(Enum):
     DEAD = 4
 
 
-class Session:
+IDLE, QUEUED, FLUSHING, WAITING, DEAD = State
+"""The same as module names: looking a member up in its class costs as much as the comparison it is for."""
+
+
+class Session(ABC):
     """
     One connected client.
 
@@ -46,33 +51,32 @@ class Session:
         secret: Proves a later connection to be the same client.
         rules: The connection's rules and counters.
         profile: How frames are written.
-        send: Hands one message to the server; awaited by whoever flushes.
         on_end: Called once, at once, when the session ends.
     """
 
     __slots__ = (
-        "_answers",
-        "_answers_size",
-        "_now",
+        "_credit",
+        "_granted",
+        "_messages",
         "_on_end",
         "_pump",
-        "again",
+        "_size",
+        "answers",
         "bell",
         "dirty",
         "end_code",
         "end_message",
-        "flight",
         "flush_bytes",
         "id",
         "principal",
         "profile",
         "rules",
         "secret",
-        "send",
         "send_cancelled",
         "state",
         "subscriptions",
         "wall_ms",
+        "writer",
     )
 
     def __init__(
@@ -83,11 +87,9 @@ class Session:
         principal: Principal,
         rules: ServerSession,
         profile: Profile,
-        send: Callable[[bytes], Awaitable[None]],
         on_end: Callable[[], None],
         pump: Pump,
         flush_bytes: int,
-        now: Callable[[], float],
         wall_ms: Callable[[], int],
     ) -> None:
         self.id = id
@@ -95,37 +97,40 @@ class Session:
         self.principal = principal
         self.rules = rules
         self.profile = profile
-        self.send = send
         self.subscriptions: dict[Channel, Subscription] = {}
-        self.dirty: list[Subscription] = []
-        self.state = State.IDLE
-        self.again = False
-        self.flight: anyio.CancelScope | None = None  # around a send under way
+        self.dirty: Subscription | None = None  # the one marked last; the others follow in its chain
+        self.state: State = IDLE
         self.send_cancelled = False
-        self.bell: anyio.Event | None = None  # of the task that is this session's own writer
+        self.writer: anyio.CancelScope | None = None  # of the task that is this session's own writer
+        self.bell: anyio.Event | None = None  # wakes that task
         self.end_code: Code | None = None
         self.end_message = ""
         self.flush_bytes = flush_bytes
-        self._answers: list[bytes] = []
-        self._answers_size = 0
+        self.answers: list[bytes] = []
+        self._granted = self._credit = rules.credit  # bytes that may be sent before a ping, at the last balance and now
+        self._messages = 0  # sent since the last balance
+        self._size = 0
         self._on_end = on_end
         self._pump = pump
-        self._now = now
         self.wall_ms = wall_ms
 
     def __repr__(self) -> str:
         return f"<Session {self.id} {self.state.name.lower()} {len(self.subscriptions)} subscriptions>"
 
+    @abstractmethod
+    def send(self, message: bytes) -> Awaitable[None]:
+        """Hand joined frames to the server. Awaited by whoever flushes, one at a time."""
+
     # ---- what it is owed
 
     def push(self, frame: frames.Frame) -> None:
         """Owe the client *frame*, before any update."""
-        if self.state is State.DEAD:
+        if self.state is DEAD:
             return
         encoded = self.profile.encode(frame)
-        self._answers.append(encoded)
-        self._answers_size += len(encoded)
-        if self._answers_size > _MAX_ANSWERS:
+        self.answers.append(encoded)
+        self._size += len(encoded)
+        if self._size > _MAX_ANSWERS:
             self.end(Code.SLOW, "does not read the answers to its requests")
         else:
             self._pump.queue(self)
@@ -155,33 +160,37 @@ class Session:
             keys=keys,
         )
 
-    def collect(self) -> bytes:
+    def collect(self, now: float) -> bytes:
         """
         Return the next message: answers first, then statuses that got worse, events, and state; cursors move past it.
 
-        At most about `flush_bytes` beyond the first frame; what is left stays dirty. Empty when nothing is owed.
+        At most about `flush_bytes` beyond the first frame; what is left stays dirty. Empty when nothing is owed, or when the window
+        is full.
         """
-        now = self._now()
-        dirty = self.dirty
-        if len(dirty) == 1 and not self._answers:  # by far the most frequent: one channel moved, nothing else is owed
-            subscription = dirty[0]
+        subscription = self.dirty
+        if subscription is not None and subscription.next_dirty is None and not self.answers:
+            # By far the most frequent: one channel moved, and its frame is built.
             channel = subscription.channel
-            if subscription.shown is channel.status:
-                message = channel.read(subscription, self.profile, self.flush_bytes)
-                if not channel.is_behind(subscription):
-                    dirty.clear()
+            frame = subscription.frames.get(subscription.cursor)
+            if frame is not None and subscription.shown is channel.status:
+                credit = self._credit - len(frame)
+                if credit > 0:  # else a ping has to go with it
+                    self._credit = credit
+                    self._messages += 1
+                    subscription.cursor = channel.offset
                     subscription.dirty = False
-                return self._finish(message, now) if message else b""
-        return self._collect_all(now)
+                    self.dirty = None
+                    return frame
+        self._balance()
+        if self.rules.may_send:
+            return self._collect_all(now)
+        return self._finish(b"", now) if self.rules.must_ask else b""
 
     def _collect_all(self, now: float) -> bytes:
-        parts = self._answers
-        size = self._answers_size
-        self._answers, self._answers_size = [], 0
-        dirty, self.dirty = self.dirty, []
-        dirty.sort(key=_events_first)
-        for subscription in dirty:
-            subscription.dirty = False
+        parts = self.answers
+        size = self._size
+        self.answers, self._size = [], 0
+        for subscription in self._take_dirty():
             channel = subscription.channel
             status = channel.status
             if subscription.shown is not status and status.freshness != "live":
@@ -193,7 +202,7 @@ class Session:
                 size += len(chunk)
                 parts.append(chunk)
             if channel.is_behind(subscription):
-                self._mark(subscription)
+                self.mark(subscription)
             elif subscription.shown is not status:
                 size += self._show(subscription, parts)
         return self._finish(b"".join(parts), now) if size else b""
@@ -206,23 +215,66 @@ class Session:
         parts.append(self.profile.encode(frame))
         return len(parts[-1])
 
+    def _balance(self) -> None:
+        """
+        Tell the rules what was sent on credit, and take new credit.
+
+        The frequent path counts on this object alone: a thousand sessions are a thousand times the memory that each step touches.
+        """
+        self.rules.sent(self._granted - self._credit, self._messages)
+        self._messages = 0
+        self._granted = self._credit = self.rules.credit
+
+    def acknowledged(self) -> None:
+        """Take note that the client has been heard: if it acknowledged something, it may be sent more."""
+        self._balance()
+        self._pump.acknowledged(self)
+
     def _finish(self, message: bytes, now: float) -> bytes:
         """Add the ping that is due, if one is, and count the message."""
-        ping = self.rules.ping_before(len(message), now, 0)
+        ping = self.rules.ping_before(len(message), now, self.wall_ms())
         if ping is not None:
             message += self.profile.encode(ping)
-        self.rules.sent(len(message), now)
+        self.rules.sent(len(message))
+        self._granted = self._credit = self.rules.credit
         return message
 
-    def _mark(self, subscription: Subscription) -> None:
+    def mark(self, subscription: Subscription) -> None:
+        """Take note that *subscription* may be behind."""
         if not subscription.dirty:
             subscription.dirty = True
-            self.dirty.append(subscription)
+            subscription.next_dirty, self.dirty = self.dirty, subscription
 
-    @property
-    def owes(self) -> bool:
-        """Whether anything waits to be flushed."""
-        return bool(self.dirty or self._answers)
+    def unmark(self, subscription: Subscription) -> None:
+        """Forget that *subscription* may be behind: it ended."""
+        if subscription.dirty:
+            for other in self._take_dirty():
+                if other is not subscription:
+                    self.mark(other)
+
+    def _take_dirty(self) -> list[Subscription]:
+        """Return what is marked and unmark it: events first, else in order of marking."""
+        taken: list[Subscription] = []
+        subscription, self.dirty = self.dirty, None
+        while subscription is not None:
+            taken.append(subscription)
+            following, subscription.next_dirty = subscription.next_dirty, None
+            subscription.dirty = False
+            subscription = following
+        taken.reverse()
+        taken.sort(key=_events_first)
+        return taken
+
+    def settle(self) -> None:
+        """Take up the state that follows a flush."""
+        if self.state is DEAD:
+            return
+        if self.dirty is None and not self.answers:
+            self.state = IDLE
+        elif self.rules.may_send or self.rules.must_ask:
+            self.state = QUEUED
+        else:
+            self.state = WAITING
 
     # ---- its end
 
@@ -232,22 +284,29 @@ class Session:
 
         *code* is what the client is told, if it can be told anything; ``None`` when the link is gone.
         """
-        if self.state is State.DEAD:
+        if self.state is DEAD:
             return
-        self.state = State.DEAD
+        if self.state is FLUSHING:
+            self.send_cancelled = True
+            self._pump.interrupt(self)
+        self.state = DEAD
         self.end_code = code
         self.end_message = message
-        self._answers.clear()
-        if self.flight is not None:
-            self.send_cancelled = True
-            self.flight.cancel()
+        self.answers.clear()
         if self.bell is not None:
             self.bell.set()
         self._on_end()
 
+    def lost(self, error: Exception) -> None:
+        """End the session after a failed send. Servers say "gone" in several ways; the reader finds out the details."""
+        if self.state is FLUSHING:
+            self.state = IDLE  # nothing is under way that could be cancelled
+        self.end(None, f"send failed: {type(error).__name__}")
+
     def heartbeat(self, now: float) -> None:
         """Send the ping that is due. Raises `ProtocolError` when the peer is to be given up."""
-        if self.rules.heartbeat_due(now) and self.state is not State.DEAD:
+        self._balance()
+        if self.rules.heartbeat_due(now) and self.state is not DEAD:
             self.push(self.rules.heartbeat(now, self.wall_ms()))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -76,11 +75,12 @@ class StateChannel(LiveChannel):
         self._keys = KeyTable()
         self._keys.learn_document(document, position.offset)
         self._last_change: tuple[int, Patch] | None = None  # (its base, the patch): what since() would find out again
+        self.offset = position.offset
         self.size_bound = _UNBOUNDED
         self._cache.clear()
         for subscription in self.subscriptions:
             subscription.cursor = NOTHING
-            subscription.parts = None
+            subscription.parts_sent()
 
     def _adopt(self, epoch: str) -> None:
         self._begin(Position.start(epoch), {})
@@ -94,9 +94,10 @@ class StateChannel(LiveChannel):
         if isinstance(body, PatchEntry):
             patch = body.patch
         else:
-            self.source_status = body.status
+            self._say(body.status)
         self.writer = body.writer
         self._log.put(entry.offset, entry.link, patch)
+        self.offset = entry.offset
         self.size_bound += len(entry.payload)
         self._keys.learn_patch(patch, entry.offset)
         self._cache.clear()
@@ -104,13 +105,13 @@ class StateChannel(LiveChannel):
         return True
 
     def _rebuild(self, cut: Cut) -> None:
-        position = Position.start(cut.head.epoch)
+        position, status = Position.start(cut.head.epoch), self.unsaid
         document: Document = {}
-        self.source_status = self.unsaid
         if cut.keyframe is not None:
             position = cut.keyframe.position._replace(epoch=cut.head.epoch)
-            document, self.source_status = decode_keyframe(cut.keyframe.payload)
+            document, status = decode_keyframe(cut.keyframe.payload)
         self._begin(position, document)
+        self._say(status)
         self.since_keyframe = 0
         for entry in cut.entries:
             if entry.offset > position.offset:
@@ -123,7 +124,6 @@ class StateChannel(LiveChannel):
 
     def establish(self, subscription: Subscription) -> tuple[Position, bool, Sequence[str]]:
         wanted = subscription.wanted
-        subscription.parts = None
         if wanted is not None and self._log.verify(wanted):
             subscription.cursor = wanted.offset
             return wanted, True, self._keys.defined_by(wanted.offset)
@@ -131,44 +131,45 @@ class StateChannel(LiveChannel):
         return NOWHERE, False, ()
 
     def is_behind(self, subscription: Subscription) -> bool:
-        return subscription.cursor != self._log.head.offset or subscription.parts is not None
+        return subscription.cursor != self.offset or subscription.parts is not None
 
     def read(self, subscription: Subscription, profile: Profile, budget: int) -> bytes:
         if subscription.parts is not None:
             return self._next_parts(subscription, budget)
-        head = self._log.head.offset
         cursor = subscription.cursor
-        if cursor == head:
+        if cursor == self.offset:
             return b""
-        frames = self._cache.get(profile.name, cursor)
-        if frames is None:
-            frames = self._cache.put(profile.name, cursor, self._build(cursor, profile))
-        subscription.cursor = head
-        if len(frames) == 1:
-            return frames[0]
-        subscription.parts = deque(frames)
+        subscription.cursor = self.offset
+        frame = subscription.frames.get(cursor)
+        if frame is None and cursor != NOTHING and self._log.covers(cursor):
+            frame = self._delta(cursor, profile)
+        if frame is not None:
+            return frame
+        keyframe = self._keyframe(profile)
+        if isinstance(keyframe, bytes):
+            return keyframe
+        subscription.send_in_parts(keyframe)
         return self._next_parts(subscription, budget)
 
-    def _build(self, cursor: int, profile: Profile) -> tuple[bytes, ...]:
-        log = self._log
-        if cursor == NOTHING or not log.covers(cursor):
-            return self._keyframe(profile)
-        last = self._last_change
+    def _delta(self, cursor: int, profile: Profile) -> bytes | None:
+        """Build what leads from *cursor* to the head; ``None`` if a keyframe is no larger."""
+        log, last = self._log, self._last_change
         patch = last[1] if last is not None and last[0] == cursor else log.since(cursor)
         delta = profile.encode_delta(self.alias, log.head, cursor, patch, self._keys)
         if len(delta) > _SMALL:
             keyframe = self._keyframe(profile)
-            if len(delta) >= sum(map(len, keyframe)):
-                return keyframe
-        return (delta,)
+            if len(delta) >= (len(keyframe) if isinstance(keyframe, bytes) else sum(map(len, keyframe))):
+                return None
+        return self._cache.put(profile, cursor, delta)
 
-    def _keyframe(self, profile: Profile) -> tuple[bytes, ...]:
-        frames = self._cache.get(profile.name, NOTHING)
-        if frames is None:
-            log = self._log
-            encoded = profile.encode_keyframe(self.alias, log.head, log.document, self._keys, self._piece)
-            frames = self._cache.put(profile.name, NOTHING, tuple(encoded))
-        return frames
+    def _keyframe(self, profile: Profile) -> bytes | tuple[bytes, ...]:
+        """Return the keyframe of the head, in one frame or in parts."""
+        known = self._cache.of(profile).get(NOTHING) or self._cache.parts(profile)
+        if known is not None:
+            return known
+        log = self._log
+        parts = tuple(profile.encode_keyframe(self.alias, log.head, log.document, self._keys, self._piece))
+        return self._cache.put(profile, NOTHING, parts[0]) if len(parts) == 1 else self._cache.put_parts(profile, parts)
 
     @staticmethod
     def _next_parts(subscription: Subscription, budget: int) -> bytes:
@@ -181,5 +182,5 @@ class StateChannel(LiveChannel):
             taken.append(parts.popleft())
             size += len(taken[-1])
         if not parts:
-            subscription.parts = None
+            subscription.parts_sent()
         return b"".join(taken)

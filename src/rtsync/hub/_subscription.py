@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from ..core import Position
@@ -22,10 +23,16 @@ class Subscription:
     """
     One session's cursor into one channel.
 
-    ``cursor`` is the offset the client will hold once everything handed to its link has arrived; for events ``link`` and
-    ``epoch`` name that entry, and ``owed_gap`` is the position behind which events are known to be missing. ``shown`` is the
-    freshness it was last told. ``parts`` are the rest of a keyframe in parts, pinned to the cursor's position. The object
-    itself is the generation: whoever still holds an ended one finds ``ended`` set.
+    Attributes:
+        cursor: Offset the client will hold once everything handed to its link has arrived; `NOTHING` while it is owed a keyframe
+            or a gap.
+        frames: Frames by base, shared by all who read the channel's head: what a cursor at such a base is owed.
+        shown: The freshness it was last told.
+        owed_gap: The position after which events are known to be missing.
+        dirty: Whether its session knows that it may be behind.
+        next_dirty: The session's next one; a chain through the subscriptions themselves, because a list would allocate for each frame.
+        parts: The rest of a keyframe in parts, pinned to the cursor's position.
+        ended: Set for good when it ends. The object is the generation: whoever still holds an old one sees it.
     """
 
     __slots__ = (
@@ -33,8 +40,8 @@ class Subscription:
         "cursor",
         "dirty",
         "ended",
-        "epoch",
-        "link",
+        "frames",
+        "next_dirty",
         "open_at",
         "owed_gap",
         "parts",
@@ -55,19 +62,23 @@ class Subscription:
         self.rate = rate
         self.open_at = 0.0
         self.cursor = NOTHING
-        self.epoch = ""
-        self.link = 0
+        self.frames: Mapping[int, bytes] = channel.frames_for(session.profile)
         self.shown: SourceStatus | None = None
-        self.parts: deque[bytes] | None = None
         self.owed_gap: Position | None = None
+        self.parts: deque[bytes] | None = None
         self.dirty = False
+        self.next_dirty: Subscription | None = None
         self.ended = False
 
-    def stand_at(self, position: Position) -> None:
-        """Put the cursor on *position*."""
-        self.epoch, self.cursor, self.link = position
+    def send_in_parts(self, parts: tuple[bytes, ...]) -> None:
+        """Owe the client *parts* one after the other, and nothing else of this channel before they are through."""
+        self.parts = deque(parts)
+        self.frames = _NO_FRAMES
 
-    @property
-    def position(self) -> Position:
-        """Where the cursor of an event subscription stands."""
-        return Position(self.epoch, self.cursor, self.link)
+    def parts_sent(self) -> None:
+        """Read the channel's head again."""
+        self.parts = None
+        self.frames = self.channel.frames_for(self.session.profile)
+
+
+_NO_FRAMES: Final[Mapping[int, bytes]] = {}

@@ -16,7 +16,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 from starlette.types import ASGIApp, Message
 
-from ..client._wire import WireClosed
+from ..client._errors import WireClosed
 from ._link import Latency, Pipe, Signal
 from ._server_models import ServerModel
 
@@ -34,7 +34,7 @@ class HandshakeRefused(WireClosed):
     """
 
     def __init__(self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> None:
-        super().__init__(1006, f"refused with HTTP status {status}" if status else "nobody listens")
+        super().__init__(None, f"the server answered HTTP {status}" if status else "nobody listens")
         self.status = status
         self.headers = list(headers)
         self.body = body
@@ -44,6 +44,10 @@ class HandshakeRefused(WireClosed):
 class _Close:
     code: int
     reason: str = ""
+
+    def error(self) -> WireClosed:
+        # 1006 stands for the lack of a code, and never travels.
+        return WireClosed(None, "the connection broke") if self.code == 1006 else WireClosed(self.code, self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class ASGIWebSocket:
         self._to_peer: Pipe[bytes | str | _Answer | _Close] = Pipe(latency)
         self._denial = _Answer(500)
         self._answered = False
+        self._life = anyio.CancelScope(shield=True)  # A server outlives whatever ends its clients.
         self._finished = anyio.Event()
         self._buffered = 0
         self._room = Signal()
@@ -142,7 +147,7 @@ class ASGIWebSocket:
             else:
                 await self._to_peer.wait()
         if self._peer_end is not None:
-            raise WireClosed(self._peer_end.code, self._peer_end.reason)
+            raise self._peer_end.error()
         if self._answer is not None and self._answer.status != 101:
             raise HandshakeRefused(self._answer.status, self._answer.headers, self._answer.body)
 
@@ -155,7 +160,7 @@ class ASGIWebSocket:
         """
         await checkpoint()
         if self._peer_end is not None:
-            raise WireClosed(self._peer_end.code, self._peer_end.reason)
+            raise self._peer_end.error()
         if self._answer is None:
             raise RuntimeError("wait until the app has accepted")
         key, other = ("bytes", "text") if isinstance(message, bytes) else ("text", "bytes")
@@ -181,10 +186,10 @@ class ASGIWebSocket:
                 self._room.set()
                 return item
             if isinstance(item, _Close):
-                self._peer_end = item
+                self._end_peer(item, anyio.current_time())
             else:
                 await self._to_peer.wait()
-        raise WireClosed(self._peer_end.code, self._peer_end.reason)
+        raise self._peer_end.error()
 
     def deliver(self, event: Message) -> None:
         """Have the server hand the app this very event, however odd. A ``websocket.disconnect`` also ends the connection."""
@@ -273,9 +278,11 @@ class ASGIWebSocket:
 
     async def _run(self) -> None:
         try:
-            await self._app(self.scope, self._app_receive, self._app_send)
+            with self._life:
+                await self._app(self.scope, self._app_receive, self._app_send)
         except Exception as error:
-            self.error = error
+            if not self._torn:
+                self.error = error
             self._end_app(self.server.raise_code)
         else:
             self._end_app(self.server.return_code)
@@ -298,15 +305,12 @@ class ASGIWebSocket:
         """End the connection from the peer's side, with a code, or without a word."""
         if self._peer_end is not None:
             return
-        end = _Close(1006 if code is None else code, reason)
-        if self._state == "closed":  # The app was first, and has been told so.
-            return self._end_peer(end, inf)
         event: Message = {"type": "websocket.disconnect", "code": self.server.reset_code}
         if code is not None:
             event["code"] = code if self.server.peer_close_code is None else self.server.peer_close_code
             if self.server.reports_reason:
                 event["reason"] = reason
-        self._end_peer(end, self._to_app.put(event))
+        self._end_peer(_Close(1006 if code is None else code, reason), self._to_app.put(event))
 
     def _end_peer(self, end: _Close, gone_at: float) -> None:
         self._peer_end = end
@@ -315,8 +319,9 @@ class ASGIWebSocket:
         self._room.set()
 
     def _tear(self) -> None:
-        """Let go of everything that waits: the machine is switched off."""
+        """End the app, whatever it waits for: the machine is switched off."""
         self._torn = True
+        self._life.cancel()
         self._room.set()
 
     # ---- the server: called by the app -----------------------------------------------------------------------------
@@ -355,11 +360,13 @@ class ASGIWebSocket:
         try:
             if self.server.yields:
                 await checkpoint()
-            if self._is_gone():
+            if self._state == "closed":
+                if self.server.after_close == "raise":
+                    raise RuntimeError(f"unexpected ASGI message {kind!r} after the app closed")
+            elif self._is_gone():
                 self._send_to_nobody()
             elif kind not in _LEGAL[self._state] or (kind == "websocket.http.response.start" and not self.server.denial):
-                if self._state != "closed" or self.server.after_close == "raise":
-                    raise RuntimeError(f"unexpected ASGI message {kind!r} while {self._state}")
+                raise RuntimeError(f"unexpected ASGI message {kind!r} while {self._state}")
             elif kind == "websocket.accept":
                 self._accept(message)
             elif kind == "websocket.send":
@@ -441,7 +448,7 @@ class ASGIWebSocket:
         return self._torn or self._to_app.delayed(self._gone_at) <= anyio.current_time()
 
     def _send_to_nobody(self) -> None:
-        habit = self.server.after_gone
+        habit = "silent" if self._torn else self.server.after_gone
         if habit == "disconnect":
             from starlette.websockets import WebSocketDisconnect
 
@@ -457,7 +464,6 @@ _LEGAL = {
     "connecting": {"websocket.accept", "websocket.close", "websocket.http.response.start"},
     "denying": {"websocket.http.response.body"},
     "open": {"websocket.send", "websocket.close"},
-    "closed": set[str](),
 }
 
 

@@ -161,7 +161,6 @@ class ASGIConnector:
                 if not socket._vanished:
                     text = f"the app did not return within {grace:g} s of its disconnect: {socket.scope['path']}"
                     self._errors.append(TimeoutError(text))
-            self._tasks.cancel_scope.cancel()
         return self._errors
 
 

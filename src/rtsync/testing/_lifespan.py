@@ -38,6 +38,7 @@ class _Lifespan:
         self.stopped = anyio.Event()
         self.returned = anyio.Event()
         self.failure: Exception | None = None
+        self.life = anyio.CancelScope(shield=True)  # A server's app, even if the block is cancelled.
         self._app = app
         self._stop = anyio.Event()
         self._asked = 0
@@ -45,12 +46,15 @@ class _Lifespan:
     async def run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
-            await self._app(scope, self._receive, self._send)
+            with self.life:
+                await self._app(scope, self._receive, self._send)
         except Exception as error:
             self.failure = self.failure or error
         finally:
-            for event in (self.started, self.stopped, self.returned):
-                event.set()
+            self.started.set()
+            self.returned.set()
+            if not self.life.cancel_called:
+                self.stopped.set()
 
     def stop(self) -> None:
         self._stop.set()
@@ -90,17 +94,19 @@ async def asgi_lifespan(app: ASGIApp, *, required: bool = True, timeout: float =
     lifespan = _Lifespan(app)
     async with owned_tasks() as tasks:
         tasks.start_soon(lifespan.run)
-        await lifespan.started.wait()
-        unsupported = lifespan.failure
-        if unsupported is not None and (required or isinstance(unsupported, LifespanFailed)):
-            raise unsupported
         try:
-            yield lifespan.state
+            await lifespan.started.wait()
+            unsupported = lifespan.failure
+            if unsupported is not None and (required or isinstance(unsupported, LifespanFailed)):
+                raise unsupported
+            try:
+                yield lifespan.state
+            finally:
+                lifespan.stop()
+                with anyio.move_on_after(timeout, shield=True):
+                    await lifespan.returned.wait()
         finally:
-            lifespan.stop()
-            with anyio.move_on_after(timeout, shield=True):
-                await lifespan.returned.wait()
-            tasks.cancel_scope.cancel()
+            lifespan.life.cancel()
     if not lifespan.stopped.is_set():
         raise TimeoutError(f"the app's shutdown took more than {timeout:g} s")
     if lifespan.failure is not unsupported and lifespan.failure is not None:

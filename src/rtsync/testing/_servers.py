@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
+import stat
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -34,7 +36,8 @@ Call = Callable[[], object]
 Serve = Callable[[Call, Callable[[], Awaitable[object]]], Awaitable[None]]
 """Serves, calls the first argument when that has begun, and ends when the second returns."""
 
-# For a server to let go once it is cancelled.
+# For a server to let go once its connections are cut, and once it is cancelled.
+_CUT_SECONDS = 1.0
 _CANCEL_SECONDS = 5.0
 
 
@@ -46,7 +49,8 @@ async def serve_uvicorn(app: ASGIApp, *, thread: bool = True, shutdown: float = 
     Args:
         app: Any ASGI 3 app.
         thread: In a thread of its own. Otherwise on the loop of the caller, which must be asyncio.
-        shutdown: Seconds at the end for connections and app to finish before they are cancelled; connections get half of it.
+        shutdown: Seconds at the end for connections and app to finish; connections get half of it. What is left then is cut
+            and cancelled.
         config: For `uvicorn.Config`. Unless told otherwise, it logs through Python's logging, and only what is wrong.
 
     Raises:
@@ -57,7 +61,8 @@ async def serve_uvicorn(app: ASGIApp, *, thread: bool = True, shutdown: float = 
     defaults = {"log_config": None, "log_level": "warning", "timeout_graceful_shutdown": max(1, int(shutdown / 2))}
     with _listening() as listener:
         settings = uvicorn.Config(app, **{**defaults, **config})
-        async with _serving(partial(_run_uvicorn, settings, listener), "asyncio", thread=thread, shutdown=shutdown):
+        run = partial(_run_uvicorn, settings, listener)
+        async with _serving(run, "asyncio", _port(listener), thread=thread, shutdown=shutdown):
             yield _url(listener, secure=settings.is_ssl)
 
 
@@ -68,14 +73,12 @@ async def serve_hypercorn(
     """
     Serve an app with hypercorn, and give its base URL: ``http://127.0.0.1:port`` (``https`` with a certificate).
 
-    On trio, hypercorn's writes cannot be cancelled: a client that stops reading keeps the server from ending for as long as it
-    stays connected. Disconnect such clients within the block.
-
     Args:
         app: Any ASGI 3 app.
         backend: The kind of loop to serve on; ``None`` for that of the caller.
         thread: In a thread of its own. Otherwise on the loop of the caller.
-        shutdown: Seconds at the end for connections and app to finish before they are cancelled; connections get half of it.
+        shutdown: Seconds at the end for connections and app to finish; connections get half of it. What is left then is cut
+            and cancelled.
         config: Attributes of `hypercorn.Config`. Unless told otherwise, it logs through Python's logging.
 
     Raises:
@@ -87,7 +90,8 @@ async def serve_hypercorn(
     with _listening() as listener:
         settings = Config.from_mapping({**defaults, **config})
         kind = backend or _current_backend()
-        async with _serving(partial(_run_hypercorn, app, settings, listener, kind), kind, thread=thread, shutdown=shutdown):
+        run = partial(_run_hypercorn, app, settings, listener, kind)
+        async with _serving(run, kind, _port(listener), thread=thread, shutdown=shutdown):
             yield _url(listener, secure=settings.ssl_enabled)
 
 
@@ -101,7 +105,12 @@ def _listening() -> Iterator[socket.socket]:
 
 
 def _url(listener: socket.socket, *, secure: bool) -> str:
-    return f"{'https' if secure else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
+    return f"{'https' if secure else 'http'}://127.0.0.1:{_port(listener)}"
+
+
+def _port(listener: socket.socket) -> int:
+    port: int = listener.getsockname()[1]
+    return port
 
 
 def _current_backend() -> Backend:
@@ -222,7 +231,7 @@ class _Run:
 
 
 @asynccontextmanager
-async def _serving(serve: Serve, backend: Backend, *, thread: bool, shutdown: float) -> AsyncIterator[None]:
+async def _serving(serve: Serve, backend: Backend, port: int, *, thread: bool, shutdown: float) -> AsyncIterator[None]:
     if not thread and backend != _current_backend():
         raise ValueError(f"a server on {backend} needs thread=True here")
     run = _Run(serve)
@@ -261,17 +270,38 @@ async def _serving(serve: Serve, backend: Backend, *, thread: bool, shutdown: fl
                 raise RuntimeError("the server did not start") from run.failure
             yield
         finally:
-            for end, seconds in ((run.stop, shutdown), (run.cancel, _CANCEL_SECONDS)):
+            steps: list[tuple[Call, float]] = [
+                (run.stop, shutdown),
+                (partial(_cut_connections, port), _CUT_SECONDS),
+                (run.cancel, _CANCEL_SECONDS),
+            ]
+            for end, seconds in steps:
                 if not done.is_set():
                     end()
                     with anyio.move_on_after(seconds, shield=True):
                         await done.wait()
             if not done.is_set():
-                raise RuntimeError(f"the server does not end: {shutdown:g} s to stop, {_CANCEL_SECONDS:g} s to be cancelled")
+                raise RuntimeError("the server does not end")
             if thread:
                 worker.join()
     if run.failure is not None:
         raise RuntimeError("the server failed") from run.failure
+
+
+def _cut_connections(port: int) -> None:
+    """
+    Break what is still connected to a server of this process.
+
+    Servers offer no way to do that, and a peer that reads nothing holds up their writes for ever. Hypercorn's writes on trio
+    cannot even be cancelled, and on asyncio it waits for such a peer once more when it closes.
+    """
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):  # Gone meanwhile.
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as connection:
+                if connection.family == socket.AF_INET and _port(connection) == port:
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 def _call_soon() -> Callable[[Call], object]:

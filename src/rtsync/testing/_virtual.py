@@ -9,8 +9,12 @@ What runs in virtual time must wait for nothing outside of it: no sockets, no pr
 included). The clock would jump ahead while they are still working, or the run would end as a `Deadlock`.
 
 Tasks that wake at the same instant take turns in an order of their own: by creation for seed 0, and otherwise in an order
-drawn from the seed. Neither loop draws on anything else (trio does by default), so a run can be repeated. What an ordinary
+drawn from the seed. Neither loop draws on anything else (trio does by default), so a run can be repeated. What an unseeded
 `random.Random()` or the order of a set of texts brings in remains the program's own affair.
+
+A program leaves the same trace on both loops as long as unrelated timers do not meet at the very same instant. Where they do,
+the loops may part: asyncio takes more turns to leave a task group, and a sleep that is cancelled just as it ends counts as
+cancelled on trio only. So draw latencies and intervals from seeded random numbers rather than using round ones throughout.
 """
 
 from __future__ import annotations
@@ -78,10 +82,9 @@ def run_virtual(
 
     Raises:
         Deadlock: If nothing can run and no timer is set. Says where each task waits.
-        Runaway: If the run passes `limit`, or time stands still for a million turns of the loop.
+        Runaway: If the run passes `limit`, or time stands still for a million turns of the loop. In either case the run is
+            cancelled first, and has 60 more virtual seconds to clean up.
         RuntimeError: If an event loop is running in this thread already.
-
-        A stopped run is cancelled first, so that it cleans up, with another 60 virtual seconds to do so.
     """
     time = _Time(inf if limit is None else limit)
     options: dict[str, Any]

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final
 
 import anyio
 from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Scope, Send
 
-from ..core import JSON as FALLBACK_PROFILE
 from ..core import (
+    JSON,
+    MSGPACK,
     PROFILES,
     Code,
     InvalidName,
@@ -71,6 +72,31 @@ class WebSocketTransport:
         await _Connection(self, profile, receive, send, subscribe).run()
 
 
+class _BinarySession(Session):
+    """A session whose messages are bytes."""
+
+    __slots__ = ("_asgi_send",)
+
+    def __init__(self, *, asgi_send: Send, **session: Any) -> None:
+        super().__init__(**session)
+        self._asgi_send = asgi_send
+
+    def send(self, message: bytes) -> Awaitable[None]:
+        return self._asgi_send({"type": "websocket.send", "bytes": message})
+
+
+class _TextSession(_BinarySession):
+    """A session whose messages are text."""
+
+    __slots__ = ()
+
+    def send(self, message: bytes) -> Awaitable[None]:
+        return self._asgi_send({"type": "websocket.send", "text": message.decode()})
+
+
+_SESSIONS: Final = {MSGPACK.name: _BinarySession, JSON.name: _TextSession}
+
+
 class _Connection:
     """One accepted connection."""
 
@@ -85,17 +111,16 @@ class _Connection:
         self._subscribe = subscribe
         self._peer_gone = False
         self._reading = anyio.CancelScope()
-        self._session = Session(
+        self._session = _SESSIONS[profile.name](
+            asgi_send=send,
             id=secrets.token_urlsafe(_TOKEN_BYTES),
             secret=secrets.token_urlsafe(_TOKEN_BYTES),
             principal=Principal(),
             rules=ServerSession(hub.options.session, hub.now()),
             profile=profile,
-            send=_sender(send, profile),
             on_end=self._reading.cancel,
             pump=hub.pump,
             flush_bytes=hub.options.flush_bytes,
-            now=hub.now,
             wall_ms=lambda: int(hub.options.wall_clock() * 1000),
         )
 
@@ -143,7 +168,7 @@ class _Connection:
     def _take(self, message: Message) -> list[frames.ClientFrame | frames.Error]:
         session = self._session
         due = session.rules.receive(message, self._profile, self._hub.now())
-        self._hub.pump.acknowledged(session)
+        session.acknowledged()
         return due
 
     async def _open_with_authenticator(
@@ -243,20 +268,13 @@ class _Connection:
             logger.debug("%s: closing: %r", session.id, error)
 
 
-def _sender(send: Send, profile: Profile) -> Callable[[bytes], Awaitable[None]]:
-    """Return the function that hands joined frames to the server; it adds no task switch and no copy for msgpack."""
-    if profile is PROFILES["rtsync.v1.msgpack"]:
-        return lambda data: send({"type": "websocket.send", "bytes": data})
-    return lambda data: send({"type": "websocket.send", "text": data.decode()})
-
-
 async def _refuse_profile(receive: Receive, send: Send, timeout: float) -> None:
     """Accept, say what is wrong where a browser can read it, and close."""
     offered = " or ".join(PROFILES)
     error = frames.Error(None, Code.BAD_FRAME.text, f"offer the subprotocol {offered}", "subprotocol")
     with anyio.move_on_after(timeout):
         await send({"type": "websocket.accept"})
-        await send({"type": "websocket.send", "text": FALLBACK_PROFILE.encode(error).decode()})
+        await send({"type": "websocket.send", "text": JSON.encode(error).decode()})
         await send({"type": "websocket.close", "code": Code.BAD_FRAME.close, "reason": "no common subprotocol"})
         while (await receive())["type"] != "websocket.disconnect":
             pass

@@ -1,0 +1,1 @@
+"""Benchmarks: each measures rtsync side by side with something, in one run. ``python -m benchmarks.NAME [--json]``."""
