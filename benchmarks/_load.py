@@ -12,6 +12,9 @@ import base64
 import json
 import os
 import sys
+import time
+from functools import partial
+from typing import Any
 
 from rtsync.core import MSGPACK, Limits, frames
 
@@ -26,10 +29,15 @@ def masked(payload: bytes, opcode: int = 2) -> bytes:
     return head + bytes(4) + payload
 
 
-class Client(asyncio.Protocol):
-    """One connection."""
+_SAMPLED = 50
+"""Every so many clients decode what they receive."""
 
-    def __init__(self, path: str, greeting: bytes) -> None:
+
+class Client(asyncio.Protocol):
+    """One connection. *latencies*, if given, collects the age of every ``published_ns`` that arrives, in seconds."""
+
+    def __init__(self, path: str, greeting: bytes, latencies: list[float] | None) -> None:
+        self._latencies = latencies
         self._path = path
         self._greeting = greeting
         self._buffer = b""
@@ -71,10 +79,20 @@ class Client(asyncio.Protocol):
             if start + size > end:
                 break
             self.messages += 1
+            if self._latencies is not None:
+                self._sample(data[start : start + size])
             if data.find(_PING_HEAD, start, start + size) >= 0:
                 self._pong(data[start : start + size])
             at = start + size
         return data[at:]
+
+    def _sample(self, message: bytes) -> None:
+        assert self._latencies is not None
+        now = time.monotonic_ns()
+        for frame in MSGPACK.read_server(message, _LIMITS):
+            if isinstance(frame, frames.Delta) and isinstance(frame.patch, list):
+                published = frame.patch[0].get(0)  # the document's first key
+                self._latencies.append((now - published) / 1e9)
 
     def _pong(self, message: bytes) -> None:
         assert self.transport is not None
@@ -84,21 +102,30 @@ class Client(asyncio.Protocol):
 
 
 async def main() -> None:
-    """Read ``{"port", "path", "count", "channels"}`` a line from stdin, connect, report when open; end with stdin."""
+    """Take orders, a line of JSON each, from stdin: connections to open, or a report of latencies. Ends with stdin."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    clients: list[Client] = []
+    latencies: list[float] = []
     while line := await reader.readline():
         order = json.loads(line)
-        greeting = b""
-        if order["channels"]:
-            items = tuple(frames.SubscribeItem(name) for name in order["channels"])
-            greeting = MSGPACK.encode(frames.Hello(None, "load")) + MSGPACK.encode(frames.Subscribe(1, items))
-        for _ in range(order["count"]):
-            _, client = await loop.create_connection(lambda: Client(order["path"], greeting), "127.0.0.1", order["port"])
-            clients.append(client)
+        if "report" in order:
+            print(json.dumps(latencies), flush=True)
+            latencies.clear()
+            continue
+        await connect(loop, order, latencies)
         print("open", flush=True)
+
+
+async def connect(loop: asyncio.AbstractEventLoop, order: dict[str, Any], latencies: list[float]) -> None:
+    """Open the connections of one order."""
+    greeting = b""
+    if order["channels"]:
+        items = tuple(frames.SubscribeItem(name) for name in order["channels"])
+        greeting = MSGPACK.encode(frames.Hello(None, "load")) + MSGPACK.encode(frames.Subscribe(1, items))
+    for number in range(order["count"]):
+        sampled = latencies if greeting and number % _SAMPLED == 0 else None
+        await loop.create_connection(partial(Client, order["path"], greeting, sampled), "127.0.0.1", order["port"])
 
 
 if __name__ == "__main__":
