@@ -1,8 +1,8 @@
 """
 Load clients: a process of many WebSocket connections that read as cheaply as Python can.
 
-It speaks just enough WebSocket to open connections, count messages, and answer the pings of protocol v1, so that nearly all of the
-processor's time is left to the server under measurement.
+It speaks just enough WebSocket to open connections, count messages, and answer the pings of protocol v1, so that nearly all of
+the processor's time is left to the server under measurement.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the benchmarks share: a real server, a process of load clients, the bare app beside which rtsync is measured, and the report."""
+"""
+What the benchmarks share: a real server, a process of load clients, the bare app beside which rtsync is measured, and the
+report.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """
 Fan-out: process CPU for one frame to one client, rtsync beside a bare ASGI loop, in the same server process.
 
-One uvicorn serves two plain ASGI apps, without any framework between. The bare one keeps its connections in a list and sends the
-same bytes to each; rtsync's has as many clients subscribed to a channel. Publishes come at a pace, as they do in life, and rounds
-alternate, so that both meet the same machine. CPU is that of the server's whole process (user and system) less what the same time
-costs idle, divided by the messages that went out. Clients live in another process.
+One uvicorn serves two plain ASGI apps, without any framework between. The bare one keeps its connections in a list and sends
+the same bytes to each; rtsync's has as many clients subscribed to a channel. Publishes come at a pace, as they do in life, and
+rounds alternate, so that both meet the same machine. CPU is that of the server's whole process (user and system) less what the
+same time costs idle, divided by the messages that went out. Clients live in another process.
 
     python -m benchmarks.fanout [--clients 1000] [--publishes 40] [--pace 20] [--rounds 7] [--json]
 """

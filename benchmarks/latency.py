@@ -1,8 +1,8 @@
 """
 Latency: from publish to receive, 1,000 clients of one channel at 20 updates a second, one server process.
 
-Each document carries the time it was published at, on the clock both processes share; every fiftieth client decodes what it receives
-and takes the difference.
+Each document carries the time it was published at, on the clock both processes share; every fiftieth client decodes what it
+receives and takes the difference.
 
     python -m benchmarks.latency [--clients 1000] [--rate 20] [--seconds 10] [--json]
 """

@@ -25,8 +25,8 @@ MAY_IMPORT["app"] |= {"client", "testing"}
 MAY_NEED = {
     "core": {"msgpack"},
     "backends": {"anyio"},
-    "hub": {"anyio"},
-    "client": {"anyio", "httpx2"},
+    "hub": {"anyio", "trio"},  # trio only to start a task outside of every nursery, while trio runs
+    "client": {"anyio", "httpx2", "httpcore2", "wsproto"},  # the last two are httpx2's own, whose errors it lets through
 }
 NOT_FOR_CORE = {"asyncio", "select", "selectors", "signal", "socket", "ssl", "threading", "time"}
 

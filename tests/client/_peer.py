@@ -71,7 +71,7 @@ class Server:
             await anyio.sleep_forever()
         if self.refusals:
             raise self.refusals.popleft()
-        to_client, from_server = anyio.create_memory_object_stream[Message | WireClosed](0)
+        to_client, from_server = anyio.create_memory_object_stream[Message | Exception](0)
         to_server, from_client = anyio.create_memory_object_stream[Message](1000)
         self._streams += [to_client, from_server, to_server, from_client]
         peer = Peer(PROFILES[subprotocols[0]], to_client, from_client)
@@ -107,7 +107,7 @@ class Peer:
     def __init__(
         self,
         profile: Profile,
-        outgoing: MemoryObjectSendStream[Message | WireClosed],
+        outgoing: MemoryObjectSendStream[Message | Exception],
         incoming: MemoryObjectReceiveStream[Message],
     ) -> None:
         self.profile = profile
@@ -171,12 +171,16 @@ class Peer:
         await self._outgoing.send(self.profile.message(encoded))
 
     async def close(self, code: int | None = 1006, reason: str = "") -> None:
-        await self._outgoing.send(WireClosed(code, reason))
+        await self.fail(WireClosed(code, reason))
+
+    async def fail(self, error: Exception) -> None:
+        """Have the client's wire raise *error*."""
+        await self._outgoing.send(error)
 
 
 class _MemoryWire:
     def __init__(
-        self, incoming: MemoryObjectReceiveStream[Message | WireClosed], outgoing: MemoryObjectSendStream[Message], peer: Peer
+        self, incoming: MemoryObjectReceiveStream[Message | Exception], outgoing: MemoryObjectSendStream[Message], peer: Peer
     ) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
@@ -191,7 +195,7 @@ class _MemoryWire:
 
     async def receive(self) -> Message:
         message = await self._incoming.receive()
-        if isinstance(message, WireClosed):
+        if isinstance(message, Exception):
             raise message
         return message
 

@@ -145,6 +145,24 @@ async def test_error_in_a_connector_is_raised_plainly(server: Server) -> None:
             await anyio.sleep_forever()
 
 
+async def test_two_errors_at_once_are_both_raised(server: Server) -> None:
+    server.refusals.append(KeyError("bug"))
+    with pytest.raises(ExceptionGroup) as caught:
+        async with server.connect():
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise ZeroDivisionError
+    assert {type(error) for error in caught.value.exceptions} == {KeyError, ZeroDivisionError}
+
+
+async def test_link_that_fails_at_the_goodbye_is_left_all_the_same(server: Server) -> None:
+    async with server.connect():
+        peer = await server.welcome()
+        peer.send_fails = True
+    assert peer.left
+
+
 async def test_client_and_subscription_are_entered_once(server: Server) -> None:
     client = server.connect()
     with pytest.raises(UsageError, match="async with"):
@@ -606,6 +624,35 @@ async def test_pause_before_the_server_has_answered(server: Server) -> None:
         assert await waiting(events) == [Event("x", at(11))]
 
 
+async def test_refused_rate_is_logged_and_nothing_more(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    async with server.connect() as client, client.subscribe("book:A") as sub:
+        peer = await server.welcome()
+        await peer.state(10, {})
+        await sub.set_rate(3)
+        rate = await peer.next(frames.Rate)
+        await peer.send(frames.Error(rate.request, "bad_request", "no such rate", channel="book:A"))
+        await peer.send(delta(11, {"a": 1}))
+        await settle()
+        assert sub.value == {"a": 1}
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "book:A: request refused, bad_request: no such rate"
+    ]
+
+
+async def test_ended_subscription_takes_wishes_without_effect(server: Server) -> None:
+    async with server.connect() as client:
+        peer = await server.welcome()
+        async with client.subscribe("book:A") as sub:
+            await peer.state(10, {"a": 1})
+            await anext(sub)
+            await sub.pause()
+        await sub.resume()
+        await sub.set_rate(1)
+        await sub.pause()
+        assert [type(frame) for frame in peer.unread()] == [frames.Rate, frames.Unsubscribe]
+        assert (sub.value, sub.position) == ({"a": 1}, at(10))
+
+
 # ---- resume --------------------------------------------------------------------------------------------------------
 
 
@@ -861,6 +908,15 @@ async def test_link_that_breaks_while_sending_is_left_when_the_reader_learns_of_
         await peer.close(None, "reset")
         await settle()
         assert (client.state, client.reason) == ("disconnected", "reset")
+        await server.welcome()
+
+
+async def test_wire_that_raises_the_systems_errors_is_understood(server: Server) -> None:
+    async with server.connect() as client:
+        peer = await server.welcome()
+        await peer.fail(ConnectionResetError("reset by peer"))
+        await settle()
+        assert (client.state, client.reason) == ("disconnected", "reset by peer")
         await server.welcome()
 
 

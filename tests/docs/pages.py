@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ROOT", "Block", "Page", "bytes_of_hex"]
+__all__ = ["ROOT", "Page", "bytes_of_hex", "unwrapped"]
 
 ROOT = Path(__file__).parents[2]
 
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^(#+) (.+)$")
 _HEX_LINE = re.compile(r" *((?:[0-9a-f]{2})(?: [0-9a-f]{2})*)(?:  .*)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A fenced block: the word behind the fence, and what it encloses."""
-
-    language: str
-    text: str
 
 
 class Page:
@@ -64,10 +55,16 @@ class Page:
                 tables.append([])
         return [table[2:] for table in tables if table]
 
-    @property
-    def all_blocks(self) -> list[Block]:
-        """Every fenced block of the page."""
-        return [Block(found[1], found[2]) for found in _FENCE.finditer(self.text)]
+
+def unwrapped(text: str) -> list[str]:
+    """Return the lines of a block; indented ones continue the line before."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith(" "):
+            lines[-1] += line.strip()
+        elif line:
+            lines.append(line)
+    return lines
 
 
 def bytes_of_hex(text: str) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from rtsync import Principal, public
 from rtsync.backends import MemoryStore
 from rtsync.core import REMOVED, Channel, Position
-from rtsync.testing._faults import StoreFaults
+from rtsync.testing import StoreFaults
 from tests.docs.pages import Page
 from tests.docs.walks import Walker, server, serving, shown_lines, tell_apart
 

@@ -17,10 +17,10 @@ import anyio
 from rtsync import Authenticator, RTSync, Settings
 from rtsync._app import hub_options
 from rtsync.backends import MemoryBackend, MemoryStore
-from rtsync.client._errors import WireClosed
+from rtsync.client import WireClosed
 from rtsync.core import JSON, ClientSession, Limits, ReconnectPolicy
-from rtsync.testing._asgi import ASGIWebSocket
-from rtsync.testing._connector import ASGIConnector, asgi_connector
+from rtsync.testing import ASGIConnector, ASGIWebSocket, asgi_connector
+from tests.docs.pages import unwrapped
 
 __all__ = ["SERVER_TIME", "Connection", "Walker", "server", "serving", "shown_lines", "tell_apart"]
 
@@ -130,14 +130,8 @@ def server(store: MemoryStore | None = None, window: int | None = None, authenti
 
 
 def shown_lines(blocks: list[str]) -> list[str]:
-    """Return the lines of a walk's blocks: indented ones continue the line before, those that begin with # are remarks."""
-    lines: list[str] = []
-    for line in "\n".join(blocks).splitlines():
-        if line.startswith(" "):
-            lines[-1] += line.strip()
-        elif line and not line.startswith("#"):
-            lines.append(line)
-    return lines
+    """Return the lines of a walk's blocks."""
+    return unwrapped("\n".join(blocks))
 
 
 def tell_apart(shown: list[str], seen: list[str]) -> str | None:

@@ -311,10 +311,14 @@ class Client:
     async def _attempt(self) -> _End:
         """Connect, and keep the connection until it ends or is given up."""
         ends: list[_End] = []
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch, tasks.cancel_scope, ends)
-            ends.append(await self._connection())
-            tasks.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch, tasks.cancel_scope, ends)
+                ends.append(await self._connection())
+                tasks.cancel_scope.cancel()
+        except ExceptionGroup as group:
+            cause = sole(group)
+            raise cause from cause.__cause__
         return ends[0]
 
     async def _connection(self) -> _End:

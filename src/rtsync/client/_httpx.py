@@ -81,7 +81,7 @@ async def _open(client: httpx2.AsyncClient, url: str, subprotocols: Sequence[str
         if isinstance(cause, theirs):
             raise _translated(cause) from error
         if cause is not error:
-            raise cause from None
+            raise cause from cause.__cause__
         raise
 
 
