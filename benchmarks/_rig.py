@@ -61,7 +61,7 @@ async def serving(app: ASGIApp) -> AsyncIterator[int]:
     config = uvicorn.Config(app, lifespan="off", log_level="warning", ws_per_message_deflate=False, ws_ping_interval=None)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 - uvicorn sets no event
         await asyncio.sleep(0.01)
     try:
         yield listener.getsockname()[1]

@@ -98,7 +98,7 @@ async def connect(subject: Subject, clients: Load, count: int, names: list[str])
     await clients.connect("/bare", count)
     await clients.connect("/ws", count, ["one:c"])
     await clients.connect("/ws", count, [f"many:{name}" for name in names])
-    while subject.rt.statistics().subscriptions < count * (1 + len(names)):
+    while subject.rt.statistics().subscriptions < count * (1 + len(names)):  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(0.05)
 
 

@@ -6,7 +6,6 @@ import struct
 from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import cast
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy

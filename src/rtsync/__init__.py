@@ -32,6 +32,7 @@ from .core import (
     Unknown,
     UsageError,
 )
+from .doors import combine
 from .hub import Changes, HubStatistics, Principal
 from .security import Authenticator, Refused, authenticated, public
 
@@ -68,5 +69,6 @@ __all__ = [
     "Unknown",
     "UsageError",
     "authenticated",
+    "combine",
     "public",
 ]

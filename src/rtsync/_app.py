@@ -2,22 +2,63 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from ._handles import EventFamily, StateFamily
 from ._settings import Settings
-from .backends import Backend, Retention, open_backend
-from .core import FamilyPattern, Kind, Limits, SessionRules, UsageError
-from .hub import Access, Families, Family, Hub, HubOptions, HubStatistics, Publisher, validator_for
+from .backends import Backend, MemoryBackend, Retention, open_backend
+from .core import Code, FamilyPattern, Kind, Limits, SessionRules, UsageError
+from .doors import Autostart, ForeignApp, Starter, Wrapped, answer_lifespan, relative_path
+from .hub import (
+    Access,
+    Families,
+    Family,
+    Hub,
+    HubOptions,
+    HubStatistics,
+    Publisher,
+    validator_for,
+)
 from .security import Authenticator, authenticated
-from .transports import Greeting, WebSocketTransport
+from .transports import Greeting, ServerSocket, WebSocketTransport, advice, current_server, worker_processes
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from .doors._litestar import RTSyncPlugin
 
 __all__ = ["RTSync"]
+
+logger = logging.getLogger("rtsync")
+
+_NOT_STARTED: Final = (
+    "rtsync is not running: give lifespan=rt.lifespan to the app that the server calls (nobody runs that of a mounted app), "
+    "or serve rt.wrap(app); for a server without lifespan, Settings(autostart=True)"
+)
+
+_NOT_YET: Final = "rtsync has not started yet, or could not; if so, the reason was logged before this"
+
+_ELSEWHERE: Final = "rtsync runs on another event loop than its requests: make an object for each"
+
+_AUTOSTART_PATIENCE: Final = 10.0
+"""Seconds that requests wait for a start that one of them has caused."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """What runs between start and stop."""
+
+    hub: Hub
+    websockets: WebSocketTransport
 
 
 class RTSync:
@@ -50,8 +91,9 @@ class RTSync:
         self._options = options or hub_options(self.settings)
         self._families = Families()
         self._endpoints: dict[str, tuple[str, ...]] = {"/ws": ()}
-        self._hub: Hub | None = None
-        self._transport: WebSocketTransport | None = None
+        self._starter = Starter(self._opened)
+        self._autostart = Autostart(self._starter, _AUTOSTART_PATIENCE, self._advise)
+        self._missing_start_was_logged = False
 
     # ---- declaring
 
@@ -103,10 +145,13 @@ class RTSync:
         if not path.startswith("/"):
             raise UsageError("path", "a route begins with /")
         for pattern in subscribe:
-            FamilyPattern(pattern)
+            if not set(FamilyPattern(pattern).parameters) <= {"user"}:
+                raise UsageError("subscribe", f"{pattern}: only {{user}} is known when a session opens")
         self._endpoints[path.rstrip("/")] = tuple(subscribe)
 
     def _declare(self, pattern: str, kind: Kind, retention: Retention, access: Access, model: type | None) -> Family:
+        if inspect.iscoroutinefunction(access):
+            raise UsageError("access", "a policy decides at once: an async function cannot")
         family = Family(FamilyPattern(pattern), kind, retention, access, validator_for(model), model)
         self._families.add(family)
         return family
@@ -115,28 +160,62 @@ class RTSync:
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
-        """Open the backend and run the hub for the length of the block. Fits ``Starlette(lifespan=rt.lifespan)``."""
-        if self._hub is not None:
-            raise UsageError("lifespan", "this RTSync object is already running")
+        """
+        Open the backend and run the hub for the length of the block. Fits ``Starlette(lifespan=rt.lifespan)``.
+
+        May be entered several times: the first starts, and the end comes when all have left. Errors come out bare, those of the
+        block and those of start and stop.
+
+        Raises:
+            UsageError: This object runs on another event loop.
+        """
+        if self._starter.node is None:
+            self._advise()
+        async with self._starter.held():
+            yield
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[_Node]:
         backend = self._backend or open_backend(self.settings.backend_url)
         async with backend:
             hub = Hub(backend, self._families, self._options)
             async with hub.running():
-                self._hub = hub
-                self._transport = WebSocketTransport(
-                    hub, _greeting(self.settings), self._authenticator, self.settings.close_timeout
+                self._missing_start_was_logged = False
+                yield _Node(
+                    hub, WebSocketTransport(hub, _greeting(self.settings), self._authenticator, self.settings.close_timeout)
                 )
-                try:
-                    yield
-                finally:
-                    self._hub = self._transport = None
+
+    def _advise(self) -> None:
+        """Say what is known to be unsafe about the server that starts us."""
+        server = current_server()
+        for sentence in advice(server, self.settings.max_frame_bytes):
+            logger.warning(sentence)
+        workers = worker_processes(server)
+        in_memory = isinstance(self._backend, MemoryBackend) or (
+            self._backend is None and self.settings.backend_url.startswith("memory:")
+        )
+        if in_memory and workers > 1:
+            logger.warning(
+                "%d worker processes cannot share the memory backend: clients of one see nothing of what another publishes; "
+                "run one worker, or set RTSYNC_BACKEND_URL (Settings.backend_url) to a broker",
+                workers,
+            )
+
+    async def _ready(self) -> _Node | None:
+        """Return the node if it runs on this event loop, having started it if it may start itself."""
+        node = self._starter.node_here
+        if node is None and self.settings.autostart and self._starter.node is None:
+            await self._autostart.ensure()
+            node = self._starter.node_here
+        return node
 
     @property
     def hub(self) -> Hub:
         """The running hub. Raises `UsageError` outside of `lifespan`."""
-        if self._hub is None:
-            raise UsageError("lifespan", "RTSync is not running: pass lifespan=rt.lifespan to the app it is mounted in")
-        return self._hub
+        node = self._starter.node
+        if node is None:
+            raise UsageError("lifespan", _NOT_STARTED)
+        return node.hub
 
     def _publisher(self) -> Publisher:
         return self.hub.publisher
@@ -145,33 +224,97 @@ class RTSync:
         """Return a snapshot of this node's gauges and counters."""
         return self.hub.statistics()
 
+    # ---- doors
+
+    def router(self, path: str | None = None) -> APIRouter:
+        """
+        Return a FastAPI router for ``app.include_router(rt.router())``, which runs `lifespan`, too.
+
+        The app's ``dependencies`` do not apply to it: rtsync authenticates and authorises by itself.
+
+        Args:
+            path: Where it stands, below the prefix it is included with. Default: ``settings.path``.
+
+        Raises:
+            ImportError: FastAPI is not installed.
+        """
+        from .doors._fastapi import build_router
+
+        return build_router(self, self.lifespan, path or self.settings.path)
+
+    def plugin(self, path: str | None = None) -> RTSyncPlugin:
+        """
+        Return a Litestar plugin for ``Litestar(plugins=[rt.plugin()])``: the route and `lifespan`.
+
+        Args:
+            path: Where it stands, below the app's own path. Default: ``settings.path``.
+
+        Raises:
+            ImportError: Litestar is not installed.
+        """
+        from .doors._litestar import RTSyncPlugin
+
+        return RTSyncPlugin(self, self.lifespan, path or self.settings.path)
+
+    def wrap(self, app: ForeignApp, path: str | None = None) -> Wrapped:
+        """
+        Return *app* with rtsync below *path*, for whatever framework: ``application = rt.wrap(get_asgi_application())``.
+
+        The result is what the server has to call. It runs `lifespan` around that of *app*, or alone where *app* has none.
+
+        Args:
+            path: From the root of the server, ``root_path`` not counted. Default: ``settings.path``.
+        """
+        return Wrapped(app, self, self.lifespan, self._ready, path or self.settings.path)
+
     # ---- serving
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve an ASGI connection below the mount."""
-        path = _relative_path(scope)
-        if scope["type"] == "websocket":
-            subscribe = self._endpoints.get(path)
-            self.hub  # noqa: B018 - raises the error that names the missing lifespan
-            if subscribe is None:
-                await receive()
-                await send({"type": "websocket.close", "code": 4404})
-                return
-            assert self._transport is not None
-            await self._transport.serve(scope, receive, send, subscribe)
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve an ASGI connection below the mount, or a lifespan. Untyped, as frameworks have types of their own for these."""
+        if scope["type"] == "lifespan":
+            await answer_lifespan(self.lifespan, scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._serve_websocket(scope, receive, send)
         elif scope["type"] == "http":
-            status = 426 if path in self._endpoints else 404
-            detail = "this is a WebSocket endpoint" if status == 426 else "nothing is here"
-            await JSONResponse({"error": detail}, status)(scope, receive, send)
+            await self._serve_http(scope, receive, send)
+        else:
+            raise UsageError("scope.type", f"{scope['type']!r} is not served")
 
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        node = await self._ready()
+        subscribe = self._endpoints.get(relative_path(scope).rstrip("/"))
+        if node is not None and subscribe is not None:
+            await node.websockets.serve(scope, receive, send, subscribe)
+            return
+        socket = ServerSocket(scope, receive, send)
+        if await socket.connected():
+            if node is None:
+                self._log_missing_start()
+                await socket.refuse(Code.UNAVAILABLE, "not running")
+            else:
+                await socket.deny(404, "not_found", "no WebSocket endpoint is here")
 
-def _relative_path(scope: Scope) -> str:
-    """Return the path below the mount, without a trailing slash."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if root and path.startswith(root):
-        path = path[len(root) :]
-    return path.rstrip("/")
+    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {}
+        if await self._ready() is None:
+            self._log_missing_start()
+            status, code, message = 503, Code.UNAVAILABLE.text, "not running"
+        elif relative_path(scope).rstrip("/") in self._endpoints:
+            status, code, message = 426, "upgrade_required", "this is a WebSocket endpoint"
+            if scope["http_version"].startswith("1"):  # later versions know no such header, and some servers refuse it
+                headers = {"upgrade": "websocket"}
+        else:
+            status, code, message = 404, "not_found", "nothing is here"
+        await JSONResponse({"error": code, "message": message}, status, headers)(scope, receive, send)
+
+    def _log_missing_start(self) -> None:
+        """Name the missing call: once, not with every attempt of every client."""
+        if not self._missing_start_was_logged:
+            self._missing_start_was_logged = True
+            if self._starter.node is not None:
+                logger.error(_ELSEWHERE)
+            else:
+                logger.error(_NOT_YET if self.settings.autostart else _NOT_STARTED)
 
 
 def hub_options(settings: Settings) -> HubOptions:
@@ -211,6 +354,7 @@ def hub_options(settings: Settings) -> HubOptions:
                 "probe_timeout",
                 "head_check_interval",
                 "publish_timeout",
+                "close_timeout",
                 "default_rate",
                 "family_intervals",
             )

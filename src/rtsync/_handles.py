@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from .core import Channel, FamilyPattern, Patch, Position, UsageError
+from .core import Channel, FamilyPattern, Position, UsageError
 from .hub import Family, Publisher, SourceSpec
 
 __all__ = ["ChannelHandle", "EventFamily", "EventsHandle", "StateFamily", "StateHandle"]
@@ -28,21 +28,21 @@ class ChannelHandle:
 class StateHandle(ChannelHandle):
     """A channel that holds one document."""
 
-    def set(self, document: object) -> Awaitable[Position]:
+    async def set(self, document: object) -> Position:
         """Make *document* what the channel holds; only what changed travels. See `rtsync.hub.Publisher.set`."""
-        return self._publisher().set(self.name, document)
+        return await self._publisher().set(self.name, document)
 
-    def patch(self, patch: Patch) -> Awaitable[Position]:
+    async def patch(self, patch: Mapping[str, object]) -> Position:
         """Change parts of the document. See `rtsync.hub.Publisher.patch`."""
-        return self._publisher().patch(self.name, patch)
+        return await self._publisher().patch(self.name, patch)
 
 
 class EventsHandle(ChannelHandle):
     """A channel of events, each of which counts."""
 
-    def append(self, event: object) -> Awaitable[Position]:
+    async def append(self, event: object) -> Position:
         """Append *event*. See `rtsync.hub.Publisher.append`."""
-        return self._publisher().append(self.name, event)
+        return await self._publisher().append(self.name, event)
 
 
 class _FamilyHandle:

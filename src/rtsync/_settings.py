@@ -66,6 +66,12 @@ class Settings:
     path: str = "/rt"
     """URL path below which all routes stand (``/rt/ws``). Default ``/rt``: short, and unlikely to be taken."""
 
+    autostart: bool = False
+    """
+    Start with the first request if nothing has before: for servers that tell apps of no startup, such as daphne. Default off:
+    a forgotten lifespan is better found than covered up, and with this the end comes with the event loop's, unannounced.
+    """
+
     # ---- connections
 
     hello_timeout: float = _seconds(10.0)

@@ -277,6 +277,21 @@ def test_many_subscriptions_are_split_into_messages_the_server_accepts() -> None
     assert max(sizes) <= 16 << 10
 
 
+@pytest.mark.parametrize(
+    ("limits", "size"), [({}, 16 << 10), ({"max_frame_bytes": "?"}, 16 << 10), ({"max_frame_bytes": 500}, 500)]
+)
+def test_limit_of_the_welcome_bounds_later_messages(limits: Document, size: int) -> None:
+    talk = Talk()
+    talk.connect()
+    talk.server(talk.welcome(limits=limits))
+    for number in range(1000):
+        talk.server(frames.Ping(number))
+    sizes = []
+    while (message := talk.session.outgoing()) is not None:
+        sizes.append(len(message))
+    assert size - 20 < max(sizes) <= size or len(sizes) == 1
+
+
 def test_request_ids_grow_and_begin_anew_with_each_connection() -> None:
     talk = Talk()
     talk.connect()
@@ -557,7 +572,17 @@ def test_client_that_does_not_read_stalls_but_does_not_blame_the_server() -> Non
     assert talk.tick(500.0) == []
     talk.session.release(500.0)
     assert talk.session.next_deadline() == 505.0
-    assert talk.tick(505.0) == [client_events.Lost("no sign of life")]
+    talk.session.hold()
+    talk.session.release(501.0)
+    assert talk.session.next_deadline() == 506.0
+    talk.now = 501.0
+    talk.server(frames.Ping(1))
+    talk.session.hold()
+    talk.session.release(510.0)
+    assert talk.session.next_deadline() == 526.0
+    talk.tick(526.0)
+    assert talk.session.next_deadline() == 531.0
+    assert talk.tick(531.0) == [client_events.Lost("no sign of life")]
 
 
 def test_server_without_heartbeat_is_never_suspected() -> None:
@@ -891,6 +916,20 @@ def test_beginning_earlier_asks_again_and_gets_the_events_again() -> None:
     talk.updates()
     talk.server(event(12, "in transit"), subscribed("trades:A", asked.request, 2, "events", at(10), True), event(11, "a"))
     assert talk.updates() == [Event("a", at(11))]
+
+
+def test_later_wish_does_not_take_the_earlier_back() -> None:
+    talk = Talk()
+    talk.connect()
+    talk.subscribe_events()
+    talk.server(event(11, "a"), event(12, "b"))
+    talk.session.subscribe("trades:A", 0.0, position=at(10))
+    asked = only_subscribe(talk.sent())
+    talk.session.subscribe("trades:A", 0.0, position=at(11))
+    assert talk.sent() == []
+    talk.updates()
+    talk.server(subscribed("trades:A", asked.request, 2, "events", at(10), True), event(11, "a"), event(12, "b"))
+    assert talk.updates() == [Event("a", at(11)), Event("b", at(12))]
 
 
 def test_two_wishes_before_the_answer_begin_at_the_earlier() -> None:
@@ -1340,8 +1379,8 @@ def test_document_is_always_the_publishers_at_some_position(profile: Profile, wi
             talk.cut()
             talk.now = talk.session.reconnect_at or 0.0
             connect()
-        elif step == "garble" and cursor is not None:
-            talk.server(delta(log.head.offset + 1, {"a": 9}, span=5))
+        elif step == "garble" and held.position is not None:
+            talk.server(delta(held.position.offset + 3, {"a": 9}, span=2))
             talk.tick(talk.now + 20)
             serve()
         if held.position is not None:

@@ -28,7 +28,7 @@ def test_layers_are_those_that_the_repository_keeps() -> None:
     shown = [name for row in rows for name in re.findall(r"rtsync\.(\w+)", row[0])]
     packages = {path.parent.name for path in SOURCES.glob("*/__init__.py")}
     assert set(shown) == packages - {"client", "testing"}
-    order = ["core", "backends", "hub", "security", "market", "transports", "demo"]
+    order = ["core", "backends", "hub", "security", "market", "transports", "doors", "demo"]
     assert shown == [layer for layer in order if layer in shown]
 
 

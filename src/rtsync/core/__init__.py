@@ -42,6 +42,7 @@ from ._errors import (
     UsageError,
 )
 from ._frames import Freshness, Kind
+from ._groups import bare_errors, leaves, sole
 from ._keys import KeyTable
 from ._limits import Limits
 from ._logs import EventLog, StateLog, StoredEvent
@@ -115,6 +116,7 @@ __all__ = [
     "Value",
     "VersionedDocument",
     "apply",
+    "bare_errors",
     "checked",
     "checked_document",
     "checked_patch",
@@ -128,9 +130,11 @@ __all__ = [
     "encode_patch_entry",
     "encode_status_entry",
     "frames",
+    "leaves",
     "narrow",
     "parse_channel",
     "patch_from_wire",
     "patch_to_wire",
     "same",
+    "sole",
 ]

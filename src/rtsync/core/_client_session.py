@@ -398,9 +398,11 @@ class ClientSession:
             subscription = ClientSubscription(channel, position=position, rate=rate, doubt=self._stale(reason, now))
             self._subscriptions[channel] = subscription
             self._ask(subscription)
-        elif position is not None and position != subscription.position and subscription.kind != "state":
-            subscription.position = position if subscription.kind else earlier(subscription.position, position)
-            self._ask(subscription)
+        elif position is not None and subscription.kind != "state":
+            begin = earlier(subscription.position, position)
+            if begin != subscription.position:
+                subscription.position = begin
+                self._ask(subscription)
         subscription.wanted = True
         if rate is not None:
             self.set_rate(channel, rate)

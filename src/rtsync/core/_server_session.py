@@ -1,9 +1,9 @@
 """
 The rules of one connection, as the server keeps them: bytes in, frames out, time as an argument.
 
-It decides what may happen when: hello first and in time, request ids that only grow, a bounded rate of frames, one ping outstanding,
-how many bytes may be on the way unacknowledged, and when a silent or slow peer is given up. What frames mean for channels is the
-hub's business.
+It decides what may happen when: hello first and in time, request ids that only grow, a bounded rate of frames, one ping
+outstanding, how many bytes may be on the way unacknowledged, and when a silent or slow peer is given up. What frames mean for
+channels is the hub's business.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from ._profiles import Message, Profile
 
 __all__ = ["ServerSession", "SessionRules"]
 
-_STALL_GRACE: Final = 1.0
-"""Seconds by which a tick may be late before the delay is blamed on our own event loop, not on the peer."""
+_STALL: Final = 2.0
+"""Seconds between two ticks beyond which our own event loop did not run: they should be one apart at most."""
 
 _QUICK_ACK: Final = 0.25
 """Seconds within which an acknowledgement lets the window grow."""
 
 _SLOW_ACK: Final = 1.0
 """Seconds beyond which an acknowledgement shrinks the window to what the link carried in one second."""
+
+_REQUESTS: Final = (Subscribe, Unsubscribe, Rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +76,14 @@ class ServerSession:
         "_last_ping",
         "_last_request",
         "_outstanding",
-        "_refused_since",
+        "_patience",
         "_rules",
         "_seen_messages",
         "_sent_at",
         "_sent_bytes",
         "_sent_messages",
         "_ticked_at",
+        "_wanted_at",
         "window",
     )
 
@@ -92,7 +95,8 @@ class ServerSession:
         self._last_request = 0
         self._last_ping = 0
         self._outstanding: _Outstanding | None = None
-        self._refused_since: float | None = None
+        self._wanted_at: float | None = None  # since when a heartbeat has waited for a message to travel in
+        self._patience: TokenBucket | None = None  # with a peer that is over the rate
         self._seen_messages = self._sent_messages = self._sent_bytes = self._acked_bytes = 0
         self.window = rules.first_window
 
@@ -102,7 +106,7 @@ class ServerSession:
         """
         Take one message and return what is to be done about it, in order.
 
-        Frames that break a rule which only concerns themselves come back as the `Error` to send instead. Pongs are used up here.
+        Frames that break a rule which only concerns themselves come back as the `Error` to send instead. Pongs end here.
 
         Raises:
             DecodeError: The message is not protocol v1 or over a limit; the connection ends.
@@ -110,19 +114,22 @@ class ServerSession:
         """
         self._heard_at = now
         due: list[ClientFrame | Error] = []
-        for frame in profile.read_client(message, self._rules.limits):
-            if wait := self._bucket.take(now):
-                due.append(self._refuse(frame, wait, now))
-                continue
-            self._refused_since = None
+        received = profile.read_client(message, self._rules.limits)
+        if not received:
+            self._charge(now)  # nothing that a peer sends is free
+        for frame in received:
             self._check_order(frame)
-            if type(frame) is Pong:
+            if type(frame) is Pong:  # one for each ping of ours; the rate must not stand between the two
                 self._acknowledge(frame, now)
-            elif isinstance(frame, Subscribe | Unsubscribe | Rate) and frame.request <= self._last_request:
-                due.append(Error(frame.request, Code.BAD_REQUEST.text, "request ids only grow", field="request"))
+            elif type(frame) is Hello:
+                due.append(frame)
+            elif wait := self._charge(now):
+                if isinstance(frame, _REQUESTS):
+                    code = Code.TOO_MANY
+                    due.append(Error(frame.request, code.text, "too many frames", retryable=True, retry_after=wait))
+            elif isinstance(frame, _REQUESTS):
+                due.append(self._in_order(frame))
             else:
-                if isinstance(frame, Subscribe | Unsubscribe | Rate):
-                    self._last_request = frame.request
                 due.append(frame)
         return due
 
@@ -134,15 +141,26 @@ class ServerSession:
         elif type(frame) is Hello:
             raise ProtocolError(Code.BAD_REQUEST, "hello comes once")
 
-    def _refuse(self, frame: ClientFrame, wait: float, now: float) -> Error:
-        """Answer a frame over the rate; give up on a peer that has been over it for a whole heartbeat timeout."""
-        if self._refused_since is None:
-            self._refused_since = now
-        elif now - self._refused_since > self._rules.heartbeat_timeout / 2:
-            raise ProtocolError(Code.TOO_MANY, f"more than {self._rules.message_rate:g} frames a second")
-        request = frame.request if isinstance(frame, Subscribe | Unsubscribe | Rate) else None
-        code = Code.TOO_MANY
-        return Error(request, code.text, "too many frames", retryable=code.retryable, retry_after=wait)
+    def _charge(self, now: float) -> float:
+        """
+        Charge the peer for one frame. Returns 0.0, or the seconds until the frame would not be over the rate.
+
+        Refusals come from a budget of the same size: a peer that goes on as before is given up.
+        """
+        wait = self._bucket.take(now)
+        if wait:
+            rules = self._rules
+            if self._patience is None:
+                self._patience = TokenBucket(rules.message_rate, rules.message_burst, now)
+            if self._patience.take(now):
+                raise ProtocolError(Code.TOO_MANY, f"more than {rules.message_rate:g} frames a second")
+        return wait
+
+    def _in_order(self, frame: Subscribe | Unsubscribe | Rate) -> ClientFrame | Error:
+        if frame.request <= self._last_request:
+            return Error(frame.request, Code.BAD_REQUEST.text, "request ids only grow", field="request")
+        self._last_request = frame.request
+        return frame
 
     def _acknowledge(self, pong: Pong, now: float) -> None:
         asked = self._outstanding
@@ -177,26 +195,31 @@ class ServerSession:
 
     @property
     def must_ask(self) -> bool:
-        """Whether the window is filling and no ping is outstanding that would empty it."""
-        return self._outstanding is None and self.unacked * 2 >= self.window
+        """Whether a ping must go out: a heartbeat is due, or the window fills and no ping is out that would empty it."""
+        return self.must_carry_ping(0)
 
     @property
     def credit(self) -> int:
         """Bytes that may be sent before a message has to carry a ping; 0 or less while none may."""
-        return self.window // 2 - self.unacked
+        return 0 if self._wanted_at is not None else self.window // 2 - self.unacked
+
+    @property
+    def messages(self) -> int:
+        """Messages sent so far."""
+        return self._sent_messages
 
     def sent(self, size: int, messages: int = 1) -> None:
         """Count *messages* of *size* bytes together that have been or are being sent."""
         self._sent_messages += messages
         self._sent_bytes += size
 
-    def ping_before(self, size: int, now: float, server_time: int) -> Ping | None:
-        """Return the ping that the next message, of *size* bytes so far, has to carry; ``None`` while none is due."""
-        if self._outstanding is not None or (self.unacked + size) * 2 < self.window:
-            return None
-        return self._ping(size, now, server_time)
+    def must_carry_ping(self, size: int) -> bool:
+        """Return whether the next message, of *size* bytes without it, has to carry a `ping`."""
+        return self._outstanding is None and (self._wanted_at is not None or (self.unacked + size) * 2 >= self.window)
 
-    def _ping(self, size: int, now: float, server_time: int) -> Ping:
+    def ping(self, size: int, now: float, server_time: int) -> Ping:
+        """Return a ping, to travel last in the next message, which has *size* bytes without it."""
+        self._wanted_at = None
         self._last_ping += 1
         self._outstanding = _Outstanding(
             id=self._last_ping,
@@ -209,9 +232,11 @@ class ServerSession:
 
     # ---- time
 
-    def heartbeat_due(self, now: float) -> bool:
+    def tick(self, now: float) -> bool:
         """
-        Return whether a heartbeat ping must go out now. To be called about every second.
+        Return whether a heartbeat is due: the next message then has to carry a `ping`, and must not wait for data.
+
+        To be called at least every second.
 
         Raises:
             ProtocolError: The peer said no hello in time, has been silent for too long, or does not acknowledge.
@@ -225,27 +250,31 @@ class ServerSession:
         silence = now - self._heard_at
         if silence >= rules.heartbeat_interval + rules.heartbeat_timeout:
             raise ProtocolError(Code.NO_PONG, f"silent for {silence:.0f} s")
-        asked = self._outstanding
-        if asked is not None:
-            if now - asked.sent_at >= rules.ack_timeout:
-                raise ProtocolError(Code.SLOW, f"{self.unacked} bytes not acknowledged within {rules.ack_timeout:g} s")
-            return False
         if self._seen_messages != self._sent_messages:
             self._seen_messages = self._sent_messages
             self._sent_at = now
-        return min(self._heard_at, self._sent_at) + rules.heartbeat_interval <= now
-
-    def heartbeat(self, now: float, server_time: int) -> Ping:
-        """Return the heartbeat ping; it must travel alone or last in the next message."""
-        return self._ping(0, now, server_time)
+        if self._outstanding is not None:
+            if now - self._outstanding.sent_at >= rules.ack_timeout:
+                raise ProtocolError(Code.SLOW, f"{self.unacked} bytes not acknowledged within {rules.ack_timeout:g} s")
+            return False
+        if self._wanted_at is not None:
+            if now - self._wanted_at >= rules.ack_timeout:  # the message before it has been stuck for as long
+                raise ProtocolError(Code.SLOW, f"nothing could be sent within {rules.ack_timeout:g} s")
+        elif min(self._heard_at, self._sent_at) + rules.heartbeat_interval <= now:
+            self._wanted_at = now
+        return self._wanted_at is not None
 
     def _forgive_stall(self, now: float) -> None:
         """If we ourselves did not run for a while, the peer may have spoken unheard: it gets that time on top."""
-        late = now - self._ticked_at - _STALL_GRACE
+        elapsed = now - self._ticked_at
         self._ticked_at = now
-        if late > _STALL_GRACE:
-            self._heard_at += late
-            if self._hello_by is not None:
-                self._hello_by += late
-            if self._outstanding is not None:
-                self._outstanding.sent_at += late
+        if elapsed <= _STALL:
+            return
+        # Nothing is moved into the future: who was heard since gets no more than others.
+        self._heard_at = min(self._heard_at + elapsed, now)
+        if self._hello_by is not None:
+            self._hello_by += elapsed
+        if self._wanted_at is not None:
+            self._wanted_at = min(self._wanted_at + elapsed, now)
+        if self._outstanding is not None:
+            self._outstanding.sent_at = min(self._outstanding.sent_at + elapsed, now)

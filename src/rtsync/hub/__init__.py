@@ -3,6 +3,7 @@
 from ._channel import LiveChannel
 from ._families import Access, Families, Family, Principal, SourceSpec
 from ._hub import Hub, HubStatistics
+from ._loose import LooseTasks
 from ._models import Validator, validator_for
 from ._options import HubOptions
 from ._publisher import Publisher
@@ -18,6 +19,7 @@ __all__ = [
     "HubOptions",
     "HubStatistics",
     "LiveChannel",
+    "LooseTasks",
     "Principal",
     "Publisher",
     "Session",

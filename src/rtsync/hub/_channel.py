@@ -66,12 +66,13 @@ class LiveChannel(ABC):
         self.waiting: dict[Subscription, None] = {}  # until the channel is ready
         self.source_status = self.status = self.unsaid
         self.doubt: SourceStatus | None = None
-        self.writer_lost: SourceStatus | None = None
         self.writer = ""
-        self.token = 0
+        self.lost_writer: tuple[str, SourceStatus] | None = None
         self.used_at = 0.0
+        self.fed = False  # a source runner of this node holds it
+        self.watched = 0  # which of this node's listeners is told of it
         self.turn = anyio.Lock()  # of this node's publishers
-        self.unsettled: int | None = None  # link of an append whose outcome this node does not know
+        self.unsettled = False  # the outcome of an append is not known to this node
         self.since_keyframe = 0
         self.offset = 0  # where a cursor stands that has read everything
         self.gaps = 0
@@ -91,12 +92,20 @@ class LiveChannel(ABC):
         """Return the link of an applied entry still in the window."""
 
     @abstractmethod
-    def _put(self, entry: Entry) -> bool:
-        """Apply *entry*, whose predecessor is the head; ``False`` if it was made for another head. Raises `DecodeError`."""
+    def _put(self, entry: Entry) -> None:
+        """
+        Apply *entry*, whose predecessor is the head. Raises `DecodeError`, with nothing changed, if it was not made for it.
+        """
 
     @abstractmethod
     def _rebuild(self, cut: Cut) -> None:
-        """Replace the log by *cut*, and bring every subscription to it honestly. Raises `DecodeError`."""
+        """
+        Replace the log by *cut*, and bring every subscription to it honestly. Raises `DecodeError`, with nothing changed.
+        """
+
+    @abstractmethod
+    def _adopt(self, epoch: str) -> None:
+        """Give the empty log of no epoch its first one."""
 
     def offer(self, epoch: str, entry: Entry) -> Verdict:
         """Take one announced or own entry. Duplicates are harmless; out of order ones are held for a moment."""
@@ -109,9 +118,11 @@ class LiveChannel(ABC):
         if entry.offset <= head.offset:
             known = self.link_at(entry.offset)
             return Verdict.FINE if known == entry.link or known is None else Verdict.DOUBT
-        if entry.previous != head.offset:
+        if entry.previous < head.offset:
+            return Verdict.DOUBT
+        if entry.previous > head.offset:
             self._hold(epoch, entry)
-            return Verdict.HOLE if entry.previous > head.offset else Verdict.DOUBT
+            return Verdict.HOLE
         verdict = self._advance(epoch, entry)
         self._changed(self)
         return verdict
@@ -123,76 +134,105 @@ class LiveChannel(ABC):
             epoch, entry = following
             if self.head.epoch == "":
                 self._adopt(epoch)
+            if epoch != self.head.epoch:
+                return Verdict.DOUBT
             try:
-                if epoch != self.head.epoch or not self._put(entry):
-                    return Verdict.DOUBT
+                self._put(entry)
             except DecodeError:
                 return Verdict.DOUBT
-            self.token = entry.token
+            self._judge()
             self.since_keyframe += 1
             following = self._held.pop(entry.offset, None)
         if self._held:
             self._held = {at: held for at, held in self._held.items() if at > entry.offset}
         return Verdict.FINE
 
-    @abstractmethod
-    def _adopt(self, epoch: str) -> None:
-        """Give the empty log of no epoch its first one."""
+    def ask(self) -> Position:
+        """
+        Prepare for a cut that is about to be asked for; return the head, which `reconcile` wants to know.
 
-    def reconcile(self, cut: Cut) -> Verdict:
+        What is held by now is in that cut, or is not in the log.
+        """
+        if self.phase is Phase.READY:
+            self._held.clear()
+        return self.head
+
+    def reconcile(self, cut: Cut, asked_at: Position) -> Verdict:
         """
         Take a cut of the backend's log: load it, catch up from it, or find that history was rewritten.
 
+        Args:
+            cut: What the backend said.
+            asked_at: The head when it was asked, see `ask`. What came in since may or may not be in the cut.
+
         Returns:
-            ``FINE`` when the local log now equals the cut or is ahead of it by announced entries; ``DOUBT`` when the cut's head
-            lies below ours (confirm it, then call `rewrite`); ``REWRITTEN`` when entries we verified are gone under the same
-            epoch.
+            ``FINE`` when the local log now equals the cut or is ahead of it by what came in meanwhile; ``DOUBT`` when the cut
+            ends below *asked_at* (confirm it, then call `rewrite`); ``REWRITTEN`` when entries we verified are gone under the
+            same epoch.
 
         Raises:
-            DecodeError: The log holds something this node cannot read.
+            DecodeError: The log holds something this node cannot read. Nothing was changed.
         """
         if self.phase is Phase.LOADING:
             self._rebuild(cut)
             self.phase = Phase.READY
-            self._replay_held()
             return Verdict.FINE
-        head = self.head
-        if cut.head.epoch != head.epoch:
+        if asked_at.epoch == "" and cut.head.epoch == self.head.epoch:
+            asked_at = Position.start(cut.head.epoch)  # the empty log got its epoch meanwhile
+        if cut.head.epoch != asked_at.epoch:
             self.rewrite(cut)
             return Verdict.FINE
-        if cut.head.offset < head.offset:
+        if cut.head.offset < asked_at.offset:
             return Verdict.DOUBT
-        for entry in cut.entries:
-            known = self.link_at(entry.offset) if entry.offset <= head.offset else None
-            if known is not None and known != entry.link:
-                return Verdict.REWRITTEN
-        missing = [entry for entry in cut.entries if entry.offset > head.offset]
-        if (missing and missing[0].previous != head.offset) or (not missing and cut.head != head):
-            self.rewrite(cut)  # the log moved on by more than it keeps
-            return Verdict.FINE
-        for entry in missing:
-            if self._advance(cut.head.epoch, entry) is not Verdict.FINE:
-                self.rewrite(cut)
-                break
-        if missing:
-            self._changed(self)
-        self._replay_held()
+        if self._contradicts(cut, asked_at):
+            return Verdict.REWRITTEN
+        head = self.head
+        if cut.head.offset > head.offset:
+            self._catch_up(cut, [entry for entry in cut.entries if entry.offset > head.offset])
         return Verdict.FINE
 
+    def _contradicts(self, cut: Cut, asked_at: Position) -> bool:
+        """Return whether *cut*, of the epoch that was ours, lacks or differs from entries that this node has applied."""
+        if cut.head.offset == asked_at.offset and cut.head.link != asked_at.link:
+            return True
+        for entry in cut.entries:
+            if entry.offset <= self.head.offset and self.link_at(entry.offset) not in (None, entry.link):
+                return True
+        reaches_back = bool(cut.entries) and cut.entries[0].offset <= asked_at.offset
+        return reaches_back and all(entry.offset != asked_at.offset for entry in cut.entries)
+
+    def _catch_up(self, cut: Cut, missing: Sequence[Entry]) -> None:
+        """Apply what is *missing*, or take the whole of *cut* if that does not follow the head."""
+        try:
+            if not missing or missing[0].previous != self.head.offset:
+                self._rebuild(cut)  # the log moved on by more than it keeps
+                return
+            for entry in missing:
+                # Entries that were held may have been applied with the one before.
+                if entry.offset > self.head.offset and self._advance(cut.head.epoch, entry) is not Verdict.FINE:
+                    self._rebuild(cut)
+                    return
+        finally:
+            self._changed(self)
+
     def rewrite(self, cut: Cut) -> None:
-        """Take *cut* as the truth whatever was held before. Raises `DecodeError`."""
+        """Take *cut* as the truth whatever was held before. Raises `DecodeError`, with nothing changed."""
         self._rebuild(cut)
-        self._replay_held()
         self._changed(self)
 
     def _hold(self, epoch: str, entry: Entry) -> None:
         if len(self._held) < _MAX_HELD:
             self._held[entry.previous] = (epoch, entry)
 
-    def _replay_held(self) -> None:
+    def replay_held(self) -> Verdict:
+        """Offer again what had to be held, now that a cut was taken; return the gravest verdict."""
         held, self._held = self._held, {}
+        gravest = Verdict.FINE
         for epoch, entry in sorted(held.values(), key=lambda pair: pair[1].offset):
-            self.offer(epoch, entry)
+            verdict = self.offer(epoch, entry)
+            if gravest is not Verdict.DOUBT and verdict is not Verdict.FINE:
+                gravest = verdict
+        return gravest
 
     @property
     def has_hole(self) -> bool:
@@ -206,18 +246,15 @@ class LiveChannel(ABC):
         """What holds while the log says nothing: a channel fed by a source is not live before its source says so."""
         return LIVE if self.family.source is None else _NO_DATA_YET
 
-    def _say(self, status: SourceStatus) -> None:
-        """Take over what the source says."""
-        self.source_status = status
-        self._judge()
-
     def _judge(self) -> None:
-        """Show the worst of what the source says, whether its writer still beats, and whether this node can vouch for the head."""
+        """Show the worst of what the source says, whether its writer beats, and whether this node can vouch for the head."""
         worst = self.source_status
-        for status in (self.writer_lost, self.doubt):
+        lost = self.lost_writer
+        for status in (None if lost is None or lost[0] != self.writer else lost[1], self.doubt):
             if status is not None and _RANK[status.freshness] > _RANK[worst.freshness]:
                 worst = status
-        self.status = worst
+        if worst != self.status:  # sessions compare by identity
+            self.status = worst
 
     def set_doubt(self, doubt: SourceStatus | None) -> None:
         """Say that this node cannot confirm the head (or, with ``None``, can again)."""
@@ -227,9 +264,9 @@ class LiveChannel(ABC):
             self._changed(self)
 
     def set_writer_lost(self, lost: SourceStatus | None) -> None:
-        """Say that the writer of this channel has stopped beating (or, with ``None``, beats)."""
-        if (lost is None) != (self.writer_lost is None):
-            self.writer_lost = lost
+        """Say that the writer of this channel has stopped beating (or, with ``None``, beats). Whoever writes next is alive."""
+        if (lost is None) != (self.lost_writer is None or self.lost_writer[0] != self.writer):
+            self.lost_writer = None if lost is None else (self.writer, lost)
             self._judge()
             self._changed(self)
 

@@ -34,6 +34,19 @@ _RETRY: Final = 1.0
 """Least seconds between attempts to read a log that cannot be read; up to twice that, so that channels spread."""
 
 
+class _Reading:
+    """One task that reads a channel's log, and whoever waits for it."""
+
+    __slots__ = ("begun", "done", "error", "following", "hurry")
+
+    def __init__(self) -> None:
+        self.begun = False  # what happens from then on may not be in what it reads
+        self.hurry = anyio.Event()  # ends the pause before it
+        self.done = anyio.Event()
+        self.error: RTSyncError | None = None
+        self.following: _Reading | None = None  # wanted by whoever doubted since it has begun
+
+
 class Channels:
     """
     The table of live channels.
@@ -60,20 +73,26 @@ class Channels:
         self._settled = settled
         self._live: dict[Channel, LiveChannel] = {}
         self._retiring: dict[Channel, anyio.Event] = {}
-        self._reading: dict[LiveChannel, anyio.Event] = {}
-        self._again: set[LiveChannel] = set()  # doubted anew while being read
+        self._reading: dict[LiveChannel, _Reading] = {}
+        self._listener = 0  # how often this node has begun to listen
         self._aliases = 0
         self._tasks: TaskGroup | None = None
         self._down: SourceStatus | None = None
         self.frames = FrameCount()
         self.rereads = 0
         self.rewrites = 0
+        self._gaps = 0  # of retired channels
 
     def __iter__(self) -> Iterator[LiveChannel]:
         return iter(list(self._live.values()))
 
     def __len__(self) -> int:
         return len(self._live)
+
+    @property
+    def gaps(self) -> int:
+        """How often somebody was told of a gap."""
+        return self._gaps + sum(channel.gaps for channel in self._live.values())
 
     def start(self, tasks: TaskGroup) -> None:
         """Run this table's tasks in *tasks* from now on."""
@@ -106,12 +125,12 @@ class Channels:
         """
         channel = self.open(name)
         while channel.phase is not Phase.READY:
-            if channel.phase is Phase.RETIRED:
+            reading = self._reading[channel]
+            await reading.done.wait()
+            if reading.error is not None:
+                raise Unavailable(f"{name} cannot be read: {reading.error}")
+            if channel.phase is Phase.RETIRED:  # it was ready for a moment, and nobody else wanted it
                 channel = self.open(name)
-            reading = self._reading.get(channel)
-            if reading is None:
-                raise Unavailable(f"{name} cannot be read")
-            await reading.wait()
         return channel
 
     def _new(self, name: Channel) -> LiveChannel:
@@ -127,21 +146,28 @@ class Channels:
         retiring = self._retiring.get(channel.name)
         if retiring is not None:
             await retiring.wait()
-        await self._backend.watch(channel.name)
-        channel.reconcile(await self._backend.read(channel.name))
+        await self._watch(channel)
+        channel.reconcile(await self._backend.read(channel.name), channel.ask())
+
+    async def _watch(self, channel: LiveChannel) -> None:
+        listener = self._listener
+        if channel.watched != listener:
+            await self._backend.watch(channel.name)
+            channel.watched = listener
 
     def retire_idle(self) -> None:
         """Forget channels nobody has used for a while."""
         deadline = self.now() - self._options.channel_linger
         for channel in list(self._live.values()):
-            idle = not channel.subscriptions and not channel.waiting and channel not in self._reading
-            if idle and channel.used_at < deadline:
+            busy = channel.subscriptions or channel.waiting or channel.fed or channel.turn.locked() or channel in self._reading
+            if not busy and channel.used_at < deadline:
                 self._retire(channel)
 
     def _retire(self, channel: LiveChannel) -> None:
         assert self._tasks is not None
         del self._live[channel.name]
         channel.phase = Phase.RETIRED
+        self._gaps += channel.gaps
         self._retiring[channel.name] = anyio.Event()
         self._tasks.start_soon(self._unwatch, channel.name)
 
@@ -150,17 +176,28 @@ class Channels:
             await self._backend.unwatch(name)
         except RTSyncError as error:
             logger.debug("unwatch %s: %s", name, error)
+        except Exception:  # a backend's bug must not end the node
+            logger.exception("unwatch %s", name)
         finally:
             self._retiring.pop(name).set()
 
     # ---- reading again
 
-    def doubt(self, channel: LiveChannel) -> None:
-        """Read *channel* again: what this node holds may not be what the log holds."""
-        if channel in self._reading:
-            self._again.add(channel)
-        elif channel.phase is Phase.READY:
-            self._start(channel)
+    def doubt(self, channel: LiveChannel) -> _Reading | None:
+        """
+        Read *channel* again: what this node holds may not be what the log holds.
+
+        Returns:
+            The reading that begins from now on; ``None`` for a channel this node no longer holds.
+        """
+        reading = self._reading.get(channel)
+        if reading is None:
+            return self._start(channel) if channel.phase is Phase.READY else None
+        if reading.begun:
+            reading.following = reading.following or _Reading()
+            return reading.following
+        reading.hurry.set()
+        return reading
 
     def doubt_all(self) -> None:
         """Read every channel again."""
@@ -168,62 +205,88 @@ class Channels:
             self.doubt(channel)
 
     async def read_again(self, channel: LiveChannel) -> None:
-        """Read *channel* again and return when that was done."""
-        self.doubt(channel)
-        reading = self._reading.get(channel)
+        """
+        Read *channel* again and return when that was done.
+
+        Raises:
+            Unavailable: It could not be read.
+        """
+        reading = self.doubt(channel)
         if reading is not None:
-            await reading.wait()
+            await reading.done.wait()
+            if reading.error is not None:
+                raise Unavailable(f"{channel.name} cannot be read: {reading.error}")
 
-    def _start(self, channel: LiveChannel, delay: float = 0.0) -> None:
+    def _start(self, channel: LiveChannel, pause: float = 0.0, reading: _Reading | None = None) -> _Reading:
+        """Begin a reading after a *pause*, unless somebody is in a hurry."""
         assert self._tasks is not None, "the hub is not running"
-        self._reading[channel] = anyio.Event()
-        self._tasks.start_soon(self._read, channel, delay)
+        reading = self._reading[channel] = reading or _Reading()
+        self._tasks.start_soon(self._read, channel, reading, pause)
+        return reading
 
-    async def _read(self, channel: LiveChannel, delay: float) -> None:
+    async def _read(self, channel: LiveChannel, reading: _Reading, pause: float) -> None:
         """Bring up or read again, once; on failure say so and try again later for as long as somebody cares."""
+        if pause:
+            with anyio.move_on_after(pause):
+                await reading.hurry.wait()
+            if pause == _HOLE_PATIENCE and not channel.has_hole and not reading.hurry.is_set():
+                self._end(channel, reading)  # the announcements had merely overtaken each other
+                return
+        reading.begun = True
         try:
-            if delay:
-                await anyio.sleep(delay)
             if channel.phase is Phase.LOADING:
                 await self._bring_up(channel)
-            elif delay != _HOLE_PATIENCE or channel.has_hole:
+            else:
                 await self._catch_up(channel)
         except RTSyncError as error:
-            self._failed(channel, error)
+            self._failed(channel, reading, error)
         except Exception as error:  # a backend's bug must not end the node
             logger.exception("reading %s", channel.name)
-            self._failed(channel, Unavailable(f"{type(error).__name__} in the backend"))
+            self._failed(channel, reading, Unavailable(f"{type(error).__name__} in the backend"))
         else:
-            self._done(channel)
-            if self._down is None and channel not in self._reading:
-                channel.set_doubt(None)
-            self._settled(channel, None)
+            self._succeeded(channel, reading)
 
-    def _done(self, channel: LiveChannel) -> None:
-        self._reading.pop(channel).set()
-        if channel in self._again:
-            self._again.discard(channel)
-            self.doubt(channel)
+    def _succeeded(self, channel: LiveChannel, reading: _Reading) -> None:
+        self._end(channel, reading)
+        self._take_verdict(channel, channel.replay_held())
+        if self._down is None and channel not in self._reading:
+            channel.set_doubt(None)
+        self._settled(channel, None)
 
-    def _failed(self, channel: LiveChannel, error: RTSyncError) -> None:
-        logger.warning("%s cannot be read: %s", channel.name, error)
+    def _end(self, channel: LiveChannel, reading: _Reading) -> None:
+        del self._reading[channel]
+        reading.done.set()
+        following = reading.following
+        if following is not None:
+            if channel.phase is Phase.READY:
+                self._start(channel, reading=following)
+            else:
+                following.error = reading.error
+                following.done.set()
+
+    def _failed(self, channel: LiveChannel, reading: _Reading, error: RTSyncError) -> None:
+        level = logging.WARNING if channel.doubt is None else logging.DEBUG  # one line for each time it comes to that
+        logger.log(level, "%s cannot be read: %s", channel.name, error)
+        reading.error = error
         if channel.phase is Phase.LOADING:
             self._retire(channel)
-            self._done(channel)
+            self._end(channel, reading)
             self._settled(channel, error)
             return
-        self._done(channel)
+        self._end(channel, reading)
         channel.set_doubt(self._stale("the log cannot be read"))
         if channel.subscriptions and channel not in self._reading:
             self._start(channel, _RETRY * (1.0 + self._options.jitter()))
 
     async def _catch_up(self, channel: LiveChannel) -> None:
         self.rereads += 1
-        cut = await self._backend.read(channel.name)
-        verdict = channel.reconcile(cut)
-        if verdict is Verdict.DOUBT:  # our head is not in the log (any more): confirm before believing it
+        await self._watch(channel)
+        for _ in range(2):  # a head below ours is confirmed before it is believed
+            asked_at = channel.ask()
             cut = await self._backend.read(channel.name)
-            verdict = channel.reconcile(cut)
+            verdict = channel.reconcile(cut, asked_at)
+            if verdict is not Verdict.DOUBT:
+                break
         if verdict is not Verdict.FINE:
             await self._rewrite(channel, cut)
 
@@ -237,6 +300,11 @@ class Channels:
         channel.rewrite(cut)
 
     # ---- announcements
+
+    def listens(self) -> None:
+        """Take note that this node has begun to listen: nothing is watched yet, and what came before was not heard."""
+        self._listener += 1
+        self.doubt_all()
 
     def take(self, notice: Announcement | GapNotice | Health) -> None:
         """Act on one notice of the backend's."""
@@ -271,6 +339,7 @@ class Channels:
         """Say that heads cannot be confirmed: every channel is stale to its clients until it has been read again."""
         if self._down is None:
             self._down = self._stale(reason)
+            logger.warning("%d channels cannot be vouched for: %s", len(self._live), reason)
             for channel in list(self._live.values()):
                 channel.set_doubt(self._down)
 
@@ -278,6 +347,7 @@ class Channels:
         """Say that the backend answers again: each channel is read, and live once that succeeded."""
         if self._down is not None:
             self._down = None
+            logger.info("the backend answers again")
             self.doubt_all()
 
     @property

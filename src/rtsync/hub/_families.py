@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,7 +30,7 @@ class Principal:
 class Access(Protocol):
     """An access policy: asked with the parameters of the canonical name, before anything else is looked at."""
 
-    def __call__(self, principal: Principal, params: Mapping[str, str]) -> bool | Awaitable[bool]: ...
+    def __call__(self, principal: Principal, params: Mapping[str, str]) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,5 +98,5 @@ class Families:
             raise InvalidName("channel", f"no declared family matches {channel}")
         return found[0]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Family]:
         return iter(self._families)

@@ -37,7 +37,7 @@ class FrameCache:
         self._count = count
 
     def of(self, profile: Profile) -> Mapping[int, bytes]:
-        """Return the live mapping from bases to the frame that leads to the head; readers keep it to look frames up directly."""
+        """Return the live mapping from bases to the frame that leads to the head; readers keep it and look frames up."""
         return self._frames[profile.name]
 
     def parts(self, profile: Profile) -> tuple[bytes, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,7 @@ import anyio
 
 from ..backends import Announcement, Backend
 from ..core import (
+    JSON,
     Channel,
     Code,
     PeerError,
@@ -28,7 +29,7 @@ from ._options import HubOptions
 from ._publisher import Publisher
 from ._pump import Pump
 from ._rates import RateTicker, step_down
-from ._session import Session
+from ._session import DEAD, Session
 from ._source import Sources
 from ._subscription import Subscription
 from ._vigil import Vigil
@@ -80,32 +81,38 @@ class Hub:
         self.now = now
         self._backend = backend
         self._sessions: dict[str, Session] = {}
+        self._stopping = False
+        self._postponed: list[tuple[float, Subscription]] = []  # (when to begin it after all, a subscription nobody asked for)
         self._evictions = 0
-        self._gaps = 0
         self.channels = Channels(backend, families, options, now, self._changed, self._settled)
         self.publisher = Publisher(backend, self.channels, options)
         self.sources = Sources(backend, self.publisher, options, now)
-        self.pump = Pump(now)
+        self.pump = Pump(now, options.close_timeout)
         self._ticker = RateTicker(now, self._wake)
         self._vigil = Vigil(backend, self.channels, options)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the hub's tasks for the length of the block; on return it listens to the backend."""
-        async with AsyncExitStack() as stack:
-            tasks = await stack.enter_async_context(anyio.create_task_group())
-            for part in (self.channels, self.publisher, self.sources):
-                part.start(tasks)
-            listening = anyio.Event()
-            tasks.start_soon(self._listen, listening)
-            for task in (self.pump.run, self._ticker.run, self._vigil.run, self._keep_house):
-                tasks.start_soon(task)
-            await listening.wait()
-            try:
-                yield
-            finally:
-                self.end_all(Code.DRAIN, "the server is stopping")
-                tasks.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as tasks:
+                for part in (self.channels, self.publisher, self.sources):
+                    part.start(tasks)
+                listening = anyio.Event()
+                tasks.start_soon(self._listen, listening)
+                for task in (self.pump.run, self._ticker.run, self._vigil.run, self._keep_house):
+                    tasks.start_soon(task)
+                await listening.wait()
+                try:
+                    yield
+                finally:
+                    self._stopping = True
+                    self.end_all(Code.DRAIN, _STOPPING)
+                    tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) > 1:
+                raise
+            raise group.exceptions[0] from group.exceptions[0].__cause__  # what the block raised, as it was raised
 
     def statistics(self) -> HubStatistics:
         """Return a snapshot of gauges and counters."""
@@ -118,7 +125,7 @@ class Hub:
             published=self.publisher.published,
             conflicts=self.publisher.conflicts,
             frames_built=self.channels.frames.built,
-            gaps=self._gaps + sum(channel.gaps for channel in self.channels),
+            gaps=self.channels.gaps,
             evictions=self._evictions,
             rereads=self.channels.rereads,
             rewrites=self.channels.rewrites,
@@ -128,11 +135,14 @@ class Hub:
     # ---- sessions
 
     def attach(self, session: Session) -> None:
-        """Take *session* in."""
-        self._sessions[session.id] = session
+        """Take *session* in, or end it if the hub stops."""
+        if self._stopping:
+            session.end(Code.DRAIN, _STOPPING)
+        else:
+            self._sessions[session.id] = session
 
     def detach(self, session: Session) -> None:
-        """Forget *session* and its subscriptions, at once. Harmless if already done."""
+        """Forget *session*, which has ended, and its subscriptions. Harmless if already done."""
         if self._sessions.pop(session.id, None) is None:
             return
         for subscription in list(session.subscriptions.values()):
@@ -162,8 +172,10 @@ class Hub:
         """
         Begin, or begin anew, a subscription; the answer is owed to the session, now or once the channel is ready.
 
-        The caller has authorised it. Raises `PeerError` if the session has too many.
+        The caller has authorised it. Raises `PeerError` if the session has too many. Nothing begins for one that has ended.
         """
+        if session.state is DEAD:
+            return
         channel_name = parse_channel(name)
         before = session.subscriptions.get(channel_name)
         if before is None and len(session.subscriptions) >= self.options.max_subscriptions:
@@ -189,6 +201,12 @@ class Hub:
         self._drop(subscription)
         session.push(frames.Unsubscribed(request, name))
 
+    def drop(self, session: Session, name: str) -> None:
+        """End a subscription of *session*, if it has one, without a word: its request is answered otherwise."""
+        subscription = session.subscriptions.get(Channel(name))
+        if subscription is not None:
+            self._drop(subscription)
+
     def end_subscription(self, subscription: Subscription, code: Code, message: str) -> None:
         """End one subscription from this side, and say why."""
         if not subscription.ended:
@@ -204,17 +222,22 @@ class Hub:
         self._ticker.forget(subscription)
         subscription.rate = step_down(rate)
         subscription.open_at = 0.0
-        if subscription in subscription.channel.subscriptions and subscription.channel.is_behind(subscription):
+        channel = subscription.channel
+        if subscription.rate == 0.0:
+            session.unmark(subscription)
+        elif subscription in channel.subscriptions and (
+            subscription.shown is not channel.status or channel.is_behind(subscription)
+        ):
             self._offer(subscription)
 
     def _establish(self, subscription: Subscription) -> None:
         channel, session = subscription.channel, subscription.session
         channel.subscriptions[subscription] = None
         position, recovered, keys = channel.establish(subscription)
-        if session.profile.name.endswith("json"):
+        if session.profile is JSON:
             keys = ()
-        session.push(session.subscribed(subscription, subscription.request, position, recovered, tuple(keys)))
-        if channel.is_behind(subscription):
+        session.begin(subscription, position, recovered, tuple(keys))
+        if subscription.rate != 0.0 and channel.is_behind(subscription):
             self._mark(subscription)
         if channel.doubt is not None and not self.channels.is_down:
             self.channels.doubt(channel)
@@ -226,20 +249,32 @@ class Hub:
         for subscription in waiting:
             if error is None:
                 self._establish(subscription)
+                continue
+            self._drop(subscription)
+            retry_after = 1.0 + self.options.jitter()
+            if subscription.request == 0:  # who never asked for it will not ask again
+                self._postponed.append((self.now() + retry_after, subscription))
             else:
-                session, code = subscription.session, Code.UNAVAILABLE
-                self._drop(subscription)
-                session.push(
+                code = Code.UNAVAILABLE
+                subscription.session.push(
                     frames.Error(
                         subscription.request,
                         code.text,
                         "temporarily unavailable",
-                        "",
-                        channel.name,
-                        True,
-                        _retry_after(self.options),
+                        channel=channel.name,
+                        retryable=code.retryable,
+                        retry_after=retry_after,
                     )
                 )
+
+    def _begin_postponed(self, now: float) -> None:
+        due = [subscription for time, subscription in self._postponed if time <= now]
+        self._postponed = [(time, subscription) for time, subscription in self._postponed if time > now]
+        for before in due:
+            session, name = before.session, before.channel.name
+            if name not in session.subscriptions:
+                with suppress(PeerError):
+                    self.subscribe(session, 0, name, rate=before.rate)
 
     def _drop(self, subscription: Subscription) -> None:
         """Take a subscription out of every table. It is the generation: who still holds it sees that it ended."""
@@ -253,6 +288,7 @@ class Hub:
         if session.subscriptions.get(channel.name) is subscription:
             del session.subscriptions[channel.name]
         session.unmark(subscription)
+        subscription.answer = None
         channel.used_at = self.now()
         if was_reading and not channel.subscriptions:
             self.sources.unwanted(channel)
@@ -287,14 +323,15 @@ class Hub:
         while True:
             try:
                 async with self._backend.listen() as notices:
-                    if listening.is_set():
-                        self.channels.doubt_all()
+                    self.channels.listens()
                     listening.set()
                     async for notice in notices:
                         if not (isinstance(notice, Announcement) and self._vigil.take(notice)):
                             self.channels.take(notice)
             except RTSyncError as error:
                 logger.warning("the backend cannot be listened to: %s", error)
+            except Exception:  # a backend's bug must not end the node
+                logger.exception("the backend cannot be listened to")
             self.channels.down("the backend cannot be listened to")
             listening.set()
             await anyio.sleep(_LISTEN_RETRY)
@@ -304,16 +341,17 @@ class Hub:
         while True:
             await anyio.sleep(_HOUSEKEEPING)
             now = self.now()
-            for session in list(self._sessions.values()):
-                try:
-                    session.heartbeat(now)
-                except PeerError as error:
-                    session.end(error.code, error.message)
+            self._look_after_sessions(now)
+            self._begin_postponed(now)
             self.channels.retire_idle()
+
+    def _look_after_sessions(self, now: float) -> None:
+        for session in list(self._sessions.values()):
+            try:
+                session.tick(now)
+            except PeerError as error:
+                session.end(error.code, error.message, error.field)
 
 
 _ABSENT: Final = object()
-
-
-def _retry_after(options: HubOptions) -> float:
-    return 1.0 + options.jitter()
+_STOPPING: Final = "the server is stopping"

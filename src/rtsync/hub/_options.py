@@ -41,6 +41,7 @@ class HubOptions:
     probe_timeout: float
     head_check_interval: float
     publish_timeout: float
+    close_timeout: float = 5.0
     default_rate: float | None = None
     family_intervals: Mapping[str, float] = field(default_factory=dict)
     wall_clock: Callable[[], float] = time.time

@@ -9,8 +9,10 @@ channel is written again.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from types import NoneType
 from typing import Final
 
 import anyio
@@ -23,6 +25,8 @@ from ..core import (
     Conflict,
     InvalidValue,
     KeyframeNeeded,
+    Kind,
+    ModelError,
     Patch,
     Position,
     Rejected,
@@ -44,7 +48,7 @@ from ..core import (
 )
 from ._channel import LiveChannel
 from ._channels import Channels
-from ._event_channel import EventChannel
+from ._families import Family
 from ._models import to_document
 from ._options import HubOptions
 from ._state_channel import StateChannel
@@ -58,6 +62,20 @@ _KEYFRAMES_PER_WINDOW: Final = 4
 
 _UNKNOWN_PAUSE: Final = 0.1
 """Seconds between attempts to settle an unknown outcome."""
+
+
+_CONFLICT_PAUSE: Final = 0.05
+"""Seconds before the log is asked again what a conflict was with."""
+
+
+class _Attempt:
+    """How far one publish has come."""
+
+    __slots__ = ("link", "refused")
+
+    def __init__(self) -> None:
+        self.link = 0  # of an append that has been sent and not been answered
+        self.refused: Rejected | None = None  # why it has to be tried again
 
 
 class Publisher:
@@ -82,6 +100,9 @@ class Publisher:
         """
         Make *document* the document of a state channel; what is already so is not written.
 
+        Ends within ``publish_timeout``, and within the backend's own deadline where that is shorter. When cancelled, it may or
+        may not have happened.
+
         Returns:
             The position at which the channel holds it.
 
@@ -92,120 +113,138 @@ class Publisher:
             Unknown: It may or may not be in the log.
         """
         wanted = checked_document(to_document(document))
-        channel = await self._state(name)
-        channel.family.validate(wanted)
-        return await self._write(channel, lambda: diff(channel.document, wanted), token)
+        family = self._family(name, "state")
+        family.validate(wanted)
+        return await self._write(name, lambda channel: diff(channel.document, wanted), token)
 
-    async def patch(self, name: Channel, patch: Patch, *, token: int = 0) -> Position:
+    async def patch(self, name: Channel, patch: Mapping[str, object], *, token: int = 0) -> Position:
         """Apply *patch* to the document of a state channel. Returns and raises as `set` does."""
         change = checked_patch(patch)
-        channel = await self._state(name)
+        family = self._family(name, "state")
 
-        def make() -> Patch:
+        def make(channel: StateChannel) -> Patch:
             narrowed = narrow(change, channel.document)
-            channel.family.validate(apply(narrowed, channel.document))
+            family.validate(apply(narrowed, channel.document))
             return narrowed
 
-        return await self._write(channel, make, token)
+        return await self._write(name, make, token)
 
     async def append(self, name: Channel, event: object, *, token: int = 0) -> Position:
         """Append *event* to an event channel. Returns its position; raises as `set` does."""
-        value = checked(to_document(event) if not isinstance(event, _PLAIN) else event, "event")
-        channel = await self._channels.ready(name)
-        if not isinstance(channel, EventChannel):
-            raise UsageError("channel", f"{name} is a state channel: use set or patch")
+        value = checked(event if type(event) in _PLAIN else to_document(event), "event")
+        family = self._family(name, "events")
         if isinstance(value, dict):
-            channel.family.validate(value)
+            family.validate(value)
+        elif family.model is not None:
+            raise ModelError("event", f"must be a {family.model.__name__}, is {type(event).__name__}")
         payload = encode_event_entry(self._options.node, value)
-        self._check_size(payload, "event")
-        async with self._turn(channel):
-            return await self._append(channel, payload, None, token)
+        if len(payload) > self._options.max_document_bytes:
+            raise InvalidValue("event", f"{len(payload)} bytes encoded; at most {self._options.max_document_bytes} are carried")
+        return await self._publish(name, lambda channel, attempt: self._append(channel, attempt, payload, None, token))
 
     async def say(self, name: Channel, status: SourceStatus, *, token: int = 0) -> Position:
-        """Append the source's *status* to a channel, unless it is already so."""
-        channel = await self._channels.ready(name)
-        async with self._turn(channel):
+        """
+        Append the source's *status* to a channel, unless it is already so. The holder of a lease says it in its own name.
+        """
+
+        async def write(channel: LiveChannel, attempt: _Attempt) -> Position:
             while True:
-                if _same_status(channel.source_status, status):
-                    return channel.head
-                payload = encode_status_entry(self._options.node, channel.head.link, status)
+                head = channel.head
+                if _same_status(channel.source_status, status) and (not token or channel.writer == self._options.node):
+                    return head
+                payload = encode_status_entry(self._options.node, head.link, status)
                 try:
-                    return await self._append(channel, payload, channel.head, token)
-                except Conflict:
-                    await self._lost_race(channel)
+                    return await self._append(channel, attempt, payload, head, token)
+                except Conflict as error:
+                    await self._lost_race(channel, attempt, error, head)
+
+        return await self._publish(name, write)
+
+    def _family(self, name: Channel, kind: Kind) -> Family:
+        family = self._channels.open(name).family
+        if family.kind != kind:
+            remedy = "append" if family.kind == "events" else "set or patch"
+            raise UsageError("channel", f"{name} is of kind {family.kind}: use {remedy}")
+        return family
 
     # ---- how it is written
 
-    async def _state(self, name: Channel) -> StateChannel:
-        channel = await self._channels.ready(name)
-        if not isinstance(channel, StateChannel):
-            raise UsageError("channel", f"{name} is an event channel: use append")
-        return channel
+    async def _publish(self, name: Channel, write: Callable[[LiveChannel, _Attempt], Awaitable[Position]]) -> Position:
+        """Run *write* when it is its turn on the channel, for as long as a publish may take in all."""
+        attempt = _Attempt()
+        timeout = self._options.publish_timeout
+        with anyio.move_on_after(timeout):
+            channel = await self._channels.ready(name)
+            channel.used_at = self._channels.now()
+            async with channel.turn:
+                if channel.unsettled:  # is it there?
+                    await self._channels.read_again(channel)
+                try:
+                    return await write(channel, attempt)
+                finally:
+                    channel.unsettled = attempt.link != 0
+        if attempt.link:
+            raise Unknown(attempt.link, f"no answer within {timeout:g} s")
+        raise attempt.refused or Unavailable(f"{name} cannot be written: no answer within {timeout:g} s")
 
-    async def _write(self, channel: StateChannel, make: Callable[[], Patch], token: int) -> Position:
-        async with self._turn(channel):
-            with anyio.move_on_after(self._options.publish_timeout) as deadline:
-                while True:
-                    patch = make()
-                    if not patch:
-                        return channel.head
-                    payload = encode_patch_entry(self._options.node, channel.head.link, patch)
-                    self._check_document(channel, patch, payload)
-                    try:
-                        return await self._append(channel, payload, channel.head, token)
-                    except Conflict:
-                        await self._lost_race(channel)
-            assert deadline.cancelled_caught
-            raise Conflict(channel.head)
+    async def _write(self, name: Channel, make: Callable[[StateChannel], Patch], token: int) -> Position:
+        """Append the patch that *make* finds due, again for each head that other writers are first to move."""
 
-    @asynccontextmanager
-    async def _turn(self, channel: LiveChannel) -> AsyncIterator[None]:
-        """Hold the right to write to *channel*; an unknown outcome left behind is settled first."""
-        channel.used_at = self._channels.now()
-        async with channel.turn:
-            if channel.unsettled is not None:
-                await self._find(channel, channel.unsettled)
-                channel.unsettled = None
-            yield
+        async def write(channel: LiveChannel, attempt: _Attempt) -> Position:
+            assert isinstance(channel, StateChannel)
+            confirmed = False
+            while True:
+                head, patch = channel.head, make(channel)
+                if not patch and (confirmed or channel.doubt is None):
+                    return head
+                if not patch:  # as far as this node knows, which cannot vouch for its copy
+                    await self._channels.read_again(channel)
+                    confirmed = True
+                    continue
+                payload = encode_patch_entry(self._options.node, head.link, patch)
+                size = self._bound_size(channel, patch, payload)
+                try:
+                    position = await self._append(channel, attempt, payload, head, token)
+                except Conflict as error:
+                    await self._lost_race(channel, attempt, error, head)
+                    continue
+                if channel.head == position:
+                    channel.size_bound = size
+                return position
 
-    async def _append(self, channel: LiveChannel, payload: bytes, expect: Position | None, token: int) -> Position:
-        """Append under a fresh link; try to settle an unknown outcome for as long as the publish may take."""
+        return await self._publish(name, write)
+
+    async def _append(
+        self, channel: LiveChannel, attempt: _Attempt, payload: bytes, expect: Position | None, token: int
+    ) -> Position:
+        """Append under a fresh link, and again under the same until the outcome is known."""
         link = self._options.random_bits(LINK_BITS) or 1  # 0 is the link of no entry
-        deadline = self._channels.now() + self._options.publish_timeout
-        unknown: Unknown | None = None
+        unknown = False
         while True:
+            attempt.link = link
             try:
                 appended = await self._backend.append(
                     channel.name, payload, link=link, retention=channel.family.retention, expect=expect, token=token
                 )
-                return self._acked(channel, appended, payload, token)
-            except KeyframeNeeded:
-                await self._save_keyframe(channel)
-            except Unknown as error:
-                unknown = error
-            except Rejected as error:
-                if unknown is None:
+            except Unknown:
+                unknown = True
+            except Unavailable:
+                if not unknown:
+                    attempt.link = 0
                     raise
-                # This refusal is of a second attempt: the first may be what stands in its way.
-                if not isinstance(error, Unavailable):
-                    position = await self._find(channel, link)
-                    if position is None:
-                        raise
-                    return position
-            if unknown is not None:
-                if self._channels.now() >= deadline:
-                    channel.unsettled = link
-                    raise unknown
-                await anyio.sleep(_UNKNOWN_PAUSE)
-
-    async def _find(self, channel: LiveChannel, link: int) -> Position | None:
-        """Return where the entry with *link* stands in the log, if it does."""
-        cut = await self._backend.read(channel.name)
-        for entry in reversed(cut.entries):
-            if entry.link == link:
-                self._channels.take_own(channel, Announcement(channel.name, cut.head.epoch, entry))
-                return cut.head.at(entry.offset, entry.link)
-        return None
+            except KeyframeNeeded as error:
+                attempt.refused = error
+                attempt.link = link if unknown else 0
+                await self._save_keyframe(channel)
+                continue
+            except RTSyncError:
+                # Refused for good. A first attempt of unknown outcome did not happen either: its link would have been found.
+                attempt.link = 0
+                raise
+            else:
+                attempt.link = 0
+                return self._acked(channel, appended, payload, token)
+            await anyio.sleep(_UNKNOWN_PAUSE)
 
     def _acked(self, channel: LiveChannel, appended: Appended, payload: bytes, token: int) -> Position:
         self.published += 1
@@ -217,10 +256,14 @@ class Publisher:
             self._save_soon(channel)
         return position
 
-    async def _lost_race(self, channel: LiveChannel) -> None:
+    async def _lost_race(self, channel: LiveChannel, attempt: _Attempt, error: Conflict, head: Position) -> None:
         """Another writer was first: hold what it wrote before the next attempt."""
         self.conflicts += 1
-        await self._channels.read_again(channel)
+        attempt.refused = error
+        if channel.head == head:  # else its announcement has come
+            await self._channels.read_again(channel)
+        if channel.head == head:  # no entry is to be seen that stands in the way: not yet?
+            await anyio.sleep(_CONFLICT_PAUSE)
 
     # ---- keyframes
 
@@ -234,6 +277,8 @@ class Publisher:
             await self._save_keyframe(channel)
         except RTSyncError as error:
             logger.warning("no keyframe of %s saved: %s", channel.name, error)
+        except Exception:  # a backend's bug must not end the node
+            logger.exception("no keyframe of %s saved", channel.name)
         finally:
             self._saving.discard(channel)
 
@@ -242,27 +287,28 @@ class Publisher:
         head, payload = channel.head, encode_keyframe(channel.document, channel.source_status)
         entries = channel.since_keyframe
         if await self._backend.save_keyframe(channel.name, head, payload):
-            channel.since_keyframe -= entries
+            channel.since_keyframe = max(channel.since_keyframe - entries, 0)  # it may have been counted anew meanwhile
         else:
             await self._channels.read_again(channel)
 
     # ---- limits
 
-    def _check_document(self, channel: StateChannel, patch: Patch, payload: bytes) -> None:
-        """Refuse what would make the document too large; looks closely only when it could be."""
+    def _bound_size(self, channel: StateChannel, patch: Patch, payload: bytes) -> int:
+        """
+        Return bytes that the document does not exceed once it is patched; looks closely only when it could be too large.
+
+        Raises `InvalidValue` if it is.
+        """
         limit = self._options.max_document_bytes
-        if channel.size_bound + len(payload) > limit:
-            size = len(encode_keyframe(apply(patch, channel.document), channel.source_status))
-            if size > limit:
-                raise InvalidValue("document", f"{size} bytes encoded; at most {limit} are carried")
-            channel.size_bound = size
-
-    def _check_size(self, payload: bytes, field: str) -> None:
-        if len(payload) > self._options.max_document_bytes:
-            raise InvalidValue(field, f"{len(payload)} bytes encoded; at most {self._options.max_document_bytes} are carried")
+        bound = channel.size_bound + len(payload)
+        if bound > limit:
+            bound = len(encode_keyframe(apply(patch, channel.document), channel.source_status))
+            if bound > limit:
+                raise InvalidValue("document", f"{bound} bytes encoded; at most {limit} are carried")
+        return bound
 
 
-_PLAIN: Final = (str, int, float, list, dict, type(None), bytes)
+_PLAIN: Final = frozenset({str, int, float, bool, list, NoneType, bytes, Decimal, datetime})
 
 
 def _same_status(a: SourceStatus, b: SourceStatus) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import floor
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -25,6 +26,10 @@ def step_down(rate: float | None) -> float | None:
     return next((step for step in LADDER if step <= rate), LADDER[-1])
 
 
+_TOLERANCE: Final = 1e-6
+"""Part of a period by which a clock may be short of a tick: times are sums of floats."""
+
+
 class RateTicker:
     """
     Wakes rate-limited subscriptions on the ticks they share.
@@ -37,7 +42,8 @@ class RateTicker:
     def __init__(self, now: Callable[[], float], wake: Callable[[Subscription], None]) -> None:
         self._now = now
         self._wake = wake
-        self._waiting: dict[float, set[Subscription]] = {step: set() for step in LADDER}
+        self._waiting: dict[float, dict[Subscription, None]] = {step: {} for step in LADDER}  # in order of arrival
+        self._due: dict[float, float] = {}  # {step with somebody waiting: its next tick}
         self._bell = anyio.Event()
 
     def offer(self, subscription: Subscription) -> bool:
@@ -51,41 +57,37 @@ class RateTicker:
         if now >= subscription.open_at:
             subscription.open_at = _next_tick(rate, now)
             return True
-        self._waiting[rate].add(subscription)
-        self._bell.set()
+        self._waiting[rate][subscription] = None
+        if rate not in self._due:
+            self._due[rate] = subscription.open_at  # the same for all who wait
+            self._bell.set()
         return False
 
     def forget(self, subscription: Subscription) -> None:
         """Drop *subscription*, which ended or changes its rate."""
         if subscription.rate:
-            self._waiting[subscription.rate].discard(subscription)
+            self._waiting[subscription.rate].pop(subscription, None)
 
     async def run(self) -> None:
         """Serve ticks until cancelled; sleeps while nobody waits."""
         while True:
-            waiting = [step for step, subscriptions in self._waiting.items() if subscriptions]
-            if not waiting:
-                self._bell = anyio.Event()
+            self._bell = anyio.Event()
+            if self._due:
+                with anyio.move_on_after(min(self._due.values()) - self._now()):
+                    await self._bell.wait()
+            else:
                 await self._bell.wait()
-                continue
-            # A slower step may ring the bell while a faster one is slept for; it is looked at on waking, never too late.
-            now = self._now()
-            tick = min(_next_tick(step, now) for step in LADDER if self._waiting[step])
-            fastest = _next_tick(LADDER[0], now)
-            await anyio.sleep(max(min(tick, fastest) - now, 0))
-            self._serve(now, self._now())
+            self._serve(self._now())
 
-    def _serve(self, before: float, now: float) -> None:
-        for step, subscriptions in self._waiting.items():
-            if subscriptions and _next_tick(step, before) <= now:
-                self._waiting[step] = set()
-                for subscription in subscriptions:
-                    subscription.open_at = _next_tick(step, now)
-                    self._wake(subscription)
+    def _serve(self, now: float) -> None:
+        for step in [step for step, due in self._due.items() if due <= now]:
+            del self._due[step]
+            subscriptions, self._waiting[step] = self._waiting[step], {}
+            for subscription in subscriptions:
+                subscription.open_at = _next_tick(step, now)
+                self._wake(subscription)
 
 
 def _next_tick(rate: float, now: float) -> float:
-    """Return the first tick after *now*."""
-    period = 1.0 / rate
-    tick = (now // period + 1) * period
-    return tick if tick > now else tick + period
+    """Return the first tick after *now*, which counts as at a tick when it is as good as there."""
+    return (floor(now * rate + _TOLERANCE) + 1) / rate

@@ -11,6 +11,7 @@ from ..core import (
     Code,
     DecodeError,
     Document,
+    EventEntry,
     KeyTable,
     Patch,
     PatchEntry,
@@ -85,24 +86,30 @@ class StateChannel(LiveChannel):
     def _adopt(self, epoch: str) -> None:
         self._begin(Position.start(epoch), {})
 
-    def _put(self, entry: Entry) -> bool:
-        base = self._log.head
+    def _put(self, entry: Entry) -> None:
+        self._apply(entry, self._body_of(entry, self._log.head.link))
+
+    def _body_of(self, entry: Entry, base: int) -> PatchEntry | StatusEntry:
+        """Return what *entry* holds. Raises `DecodeError` unless it was made for the entry whose link is *base*."""
         body = decode_entry(entry.payload)
-        if not isinstance(body, PatchEntry | StatusEntry) or body.base != base.link:
-            return False
-        patch: Patch = {}
-        if isinstance(body, PatchEntry):
-            patch = body.patch
-        else:
-            self._say(body.status)
-        self.writer = body.writer
+        if isinstance(body, EventEntry):
+            raise DecodeError(Code.INTERNAL, f"entry {entry.offset} of {self.name} is an event, in a state channel")
+        if body.base != base:
+            raise DecodeError(Code.INTERNAL, f"entry {entry.offset} of {self.name} was not made for the one before")
+        return body
+
+    def _apply(self, entry: Entry, body: PatchEntry | StatusEntry) -> None:
+        base = self._log.head.offset
+        patch = body.patch if isinstance(body, PatchEntry) else {}
         self._log.put(entry.offset, entry.link, patch)
+        self._keys.learn_patch(patch, entry.offset)
+        self._last_change = (base, patch)
+        self._cache.clear()
         self.offset = entry.offset
         self.size_bound += len(entry.payload)
-        self._keys.learn_patch(patch, entry.offset)
-        self._cache.clear()
-        self._last_change = (base.offset, patch)
-        return True
+        self.writer = body.writer
+        if isinstance(body, StatusEntry):
+            self.source_status = body.status
 
     def _rebuild(self, cut: Cut) -> None:
         position, status = Position.start(cut.head.epoch), self.unsaid
@@ -110,15 +117,22 @@ class StateChannel(LiveChannel):
         if cut.keyframe is not None:
             position = cut.keyframe.position._replace(epoch=cut.head.epoch)
             document, status = decode_keyframe(cut.keyframe.payload)
-        self._begin(position, document)
-        self._say(status)
-        self.since_keyframe = 0
+        following: list[tuple[Entry, PatchEntry | StatusEntry]] = []
+        offset, link = position.offset, position.link
         for entry in cut.entries:
             if entry.offset > position.offset:
-                if entry.previous != self._log.head.offset or not self._put(entry):
-                    raise DecodeError(Code.INTERNAL, f"entry {entry.offset} of {self.name} does not follow the one before")
-                self.token = entry.token
-                self.since_keyframe += 1
+                if entry.previous != offset:
+                    raise DecodeError(Code.INTERNAL, f"entry {entry.offset} of {self.name} does not follow {offset}")
+                following.append((entry, self._body_of(entry, link)))
+                offset, link = entry.offset, entry.link
+        self._begin(position, document)
+        self.source_status = status
+        self.since_keyframe = len(following)
+        if cut.entries and not following:
+            self.writer = decode_entry(cut.entries[-1].payload).writer
+        for entry, body in following:
+            self._apply(entry, body)
+        self._judge()
 
     # ---- reading
 

@@ -10,6 +10,7 @@ from ..core import Position
 
 if TYPE_CHECKING:
     from ..core import SourceStatus
+    from ..core import frames as core_frames
     from ._channel import LiveChannel
     from ._session import Session
 
@@ -24,18 +25,21 @@ class Subscription:
     One session's cursor into one channel.
 
     Attributes:
-        cursor: Offset the client will hold once everything handed to its link has arrived; `NOTHING` while it is owed a keyframe
-            or a gap.
+        cursor: Offset the client will hold once everything handed to its link has arrived; `NOTHING` while it is owed a
+            keyframe or a gap.
         frames: Frames by base, shared by all who read the channel's head: what a cursor at such a base is owed.
+        answer: The frame that begins it, until that is sent.
         shown: The freshness it was last told.
-        owed_gap: The position after which events are known to be missing.
+        owed_gap: What the client has to be told before the next event.
         dirty: Whether its session knows that it may be behind.
-        next_dirty: The session's next one; a chain through the subscriptions themselves, because a list would allocate for each frame.
+        next_dirty: The session's next one: a chain through the subscriptions, for a list would allocate for each frame.
         parts: The rest of a keyframe in parts, pinned to the cursor's position.
+        turn: Whose turn it is within a flush: 0 if the one before had no room left for it, then events, then state.
         ended: Set for good when it ends. The object is the generation: whoever still holds an old one sees it.
     """
 
     __slots__ = (
+        "answer",
         "channel",
         "cursor",
         "dirty",
@@ -49,6 +53,7 @@ class Subscription:
         "request",
         "session",
         "shown",
+        "turn",
         "wanted",
     )
 
@@ -63,12 +68,22 @@ class Subscription:
         self.open_at = 0.0
         self.cursor = NOTHING
         self.frames: Mapping[int, bytes] = channel.frames_for(session.profile)
+        self.answer: core_frames.Subscribed | None = None
         self.shown: SourceStatus | None = None
-        self.owed_gap: Position | None = None
+        self.owed_gap: core_frames.Gap | None = None
         self.parts: deque[bytes] | None = None
         self.dirty = False
         self.next_dirty: Subscription | None = None
         self.ended = False
+        self.served()
+
+    def passed_over(self) -> None:
+        """Let it be the first next time."""
+        self.turn = 0
+
+    def served(self) -> None:
+        """Let it wait its turn."""
+        self.turn = 1 if self.channel.family.kind == "events" else 2
 
     def send_in_parts(self, parts: tuple[bytes, ...]) -> None:
         """Owe the client *parts* one after the other, and nothing else of this channel before they are through."""

@@ -177,8 +177,9 @@ class ASGIWebSocket:
             WireClosed: If the app closed, and all messages before that have been received; at once, if this end closed or the
                 connection broke.
         """
-        await checkpoint()
         await self.accepted()
+        if self._peer_end is not None or self._to_peer.arrived:
+            await checkpoint()
         while self._peer_end is None:
             item = self._to_peer.take()
             if isinstance(item, bytes | str):

@@ -77,6 +77,7 @@ class ASGIConnector:
         subprotocols: Sequence[str] = (),
         headers: Headers = (),
         client: tuple[str, int] = ("127.0.0.1", 50_000),
+        latency: Latency | None = None,
         wait: bool = True,
     ) -> AsyncIterator[ASGIWebSocket]:
         """
@@ -87,6 +88,7 @@ class ASGIConnector:
             subprotocols: To offer.
             headers: Beside those of the connector.
             client: The peer's address.
+            latency: Of this connection; by default the connector's.
             wait: Until the app has accepted. Otherwise call `ASGIWebSocket.accepted`.
 
         Raises:
@@ -95,7 +97,8 @@ class ASGIConnector:
         await checkpoint()
         if self.refusing:
             raise HandshakeRefused(0)
-        socket = ASGIWebSocket(self._app, self._scope(path, subprotocols, _pairs(headers), client), self.server, self.latency)
+        scope = self._scope(path, subprotocols, _pairs(headers), client)
+        socket = ASGIWebSocket(self._app, scope, self.server, self.latency if latency is None else latency)
         self.opened += 1
         self.connections.append(socket)
         self._serving.append(socket)
@@ -114,6 +117,21 @@ class ASGIConnector:
         """Reset all connections."""
         for socket in self.connections:
             socket.reset()
+
+    def kill(self, *, silently: bool = False) -> None:
+        """
+        Switch the server off, as a crash does: its apps are cancelled wherever they are, and nothing they do is seen any more.
+
+        Args:
+            silently: The machine is gone rather than the process: peers hear nothing, not even a reset.
+        """
+        self.refusing = True
+        for socket in list(self._serving):
+            if silently:
+                socket.vanish()
+            else:
+                socket.reset()
+            socket._tear()
 
     def _scope(
         self, path: str, subprotocols: Sequence[str], headers: list[tuple[bytes, bytes]], client: tuple[str, int]

@@ -24,6 +24,7 @@ import heapq
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableSequence
+from contextvars import Context
 from functools import partial
 from itertools import count
 from math import inf
@@ -240,9 +241,9 @@ class _VirtualLoop(asyncio.BaseEventLoop):
     timers up to a nanosecond early and leaves equal ones in heap order: two ways to part from what happens on trio.
     """
 
-    # Kept by BaseEventLoop, which `call_soon` and `call_at` fill.
+    # Kept by BaseEventLoop.
+    _closed: bool
     _ready: deque[asyncio.Handle]
-    _scheduled: list[asyncio.TimerHandle]
     _timer_cancelled_count: int
     _stopping: bool
 
@@ -251,6 +252,8 @@ class _VirtualLoop(asyncio.BaseEventLoop):
         self._virtual = time
         self._turns = _Turns(seed)
         self._settling: list[asyncio.Future[None]] = []
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []  # heap; of equal times, the first set comes first
+        self._ties = count()
 
     def time(self) -> float:
         return self._virtual.now
@@ -266,14 +269,54 @@ class _VirtualLoop(asyncio.BaseEventLoop):
         # Whoever runs the loop cancels all tasks when it raises, and asyncio's own cancellation knows no shields.
         raise problem
 
+    # ---- what is to be done, without the checks for other threads and debugging that make half of the cost
+
+    def create_task(self, *args: Any, **options: Any) -> asyncio.Task[Any]:
+        task = super().create_task(*args, **options)
+        self._turns.of(task)
+        return task
+
+    def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> asyncio.Handle:
+        if self._closed:
+            raise RuntimeError("Event loop is closed")
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._virtual.now + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        if self._closed:
+            raise RuntimeError("Event loop is closed")
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer._scheduled = True  # type: ignore[attr-defined]
+        heapq.heappush(self._timers, (when, next(self._ties), timer))
+        return timer
+
+    # ---- doing it
+
     def _run_once(self) -> None:
         """Run everything that is ready now. What that makes ready is left for the next pass, as on every asyncio loop."""
-        self._prune_timers()
-        if not self._ready and not self._stopping:
+        ready, timers, time = self._ready, self._timers, self._virtual
+        if not ready and not self._stopping:
+            self._prune_timers()
             self._wait()
-        while self._scheduled and self._scheduled[0].when() <= self._virtual.now:
-            self._ready.append(self._pop_timer())
-        batch = [self._ready.popleft() for _ in range(len(self._ready))]
+        while timers and timers[0][0] <= time.now:
+            ready.append(self._pop_timer())
+        if len(ready) == 1:  # Most often by far, in a program whose times do not meet.
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()
+        else:
+            self._run_batch([ready.popleft() for _ in range(len(ready))])
+        time.count_pass(self)
+
+    def _run_batch(self, batch: list[asyncio.Handle]) -> None:
         batch.sort(key=self._turn_of)
         batch.reverse()
         try:
@@ -283,38 +326,37 @@ class _VirtualLoop(asyncio.BaseEventLoop):
                     handle._run()
         finally:  # A KeyboardInterrupt may come through.
             self._ready.extendleft(batch)
-        self._virtual.count_pass(self)
+
+    def _turn_of(self, handle: asyncio.Handle) -> float:
+        """Plain callbacks first, in the order of their calls; then one step of each task, in the order of their turns."""
+        task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
+        return self._turns.of(task) if isinstance(task, asyncio.Task) else -inf
 
     def _wait(self) -> None:
         if not self._settling:
-            self._virtual.jump(self._scheduled[0].when() if self._scheduled else inf, self)
+            self._virtual.jump(self._timers[0][0] if self._timers else inf, self)
             return
         for waiter in self._settling:
             if not waiter.done():
                 waiter.set_result(None)
         self._settling.clear()
 
-    def _turn_of(self, handle: asyncio.Handle) -> tuple[int, int]:
-        """Plain callbacks first, in the order of their calls; then one step of each task, in the order of their turns."""
-        task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
-        if not isinstance(task, asyncio.Task):
-            return (0, 0)
-        return (1, self._turns.of(task))
-
     def _prune_timers(self) -> None:
-        if self._timer_cancelled_count > 100 and self._timer_cancelled_count * 2 > len(self._scheduled):
-            for timer in self._scheduled:
+        """Forget cancelled timers, so that the first one tells when something happens next."""
+        if self._timer_cancelled_count > 100 and self._timer_cancelled_count * 2 > len(self._timers):
+            for _, _, timer in self._timers:
                 timer._scheduled = not timer.cancelled()  # type: ignore[attr-defined]
-            self._scheduled = [timer for timer in self._scheduled if not timer.cancelled()]
-            heapq.heapify(self._scheduled)
+            self._timers[:] = [entry for entry in self._timers if not entry[2].cancelled()]
+            heapq.heapify(self._timers)
             self._timer_cancelled_count = 0
-        while self._scheduled and self._scheduled[0].cancelled():
-            self._timer_cancelled_count -= 1
+        while self._timers and self._timers[0][2].cancelled():
             self._pop_timer()
 
     def _pop_timer(self) -> asyncio.TimerHandle:
-        timer = heapq.heappop(self._scheduled)
+        *_, timer = heapq.heappop(self._timers)
         timer._scheduled = False  # type: ignore[attr-defined]
+        if timer.cancelled():
+            self._timer_cancelled_count -= 1
         return timer
 
     def _write_to_self(self) -> None:

@@ -1,7 +1,8 @@
 """
 The WebSocket shell: one ASGI connection, read by one task from accept to end.
 
-Reading never waits for anything but the peer, so that closes, pongs and floods are always seen; all writing is the pump's.
+Reading never waits for anything but the peer, so that closes, pongs and floods are always seen; all writing is the pump's, but
+for the last message, which is written when the pump is done with the session.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 import anyio
-from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Scope, Send
 
 from ..core import (
@@ -28,15 +28,19 @@ from ..core import (
     frames,
     parse_channel,
 )
-from ..hub import Hub, Principal, Session
+from ..hub import Hub, LooseTasks, Principal, Session
 from ..security import Authenticator
 from ._greeting import Greeting
+from ._server_truths import ServerSocket
 
 __all__ = ["WebSocketTransport"]
 
 logger = logging.getLogger("rtsync.websocket")
 
 _TOKEN_BYTES: Final = 16
+
+_EARLY_MESSAGES: Final = 4
+"""Messages of full size that may wait for the authenticator."""
 
 
 class WebSocketTransport:
@@ -59,17 +63,14 @@ class WebSocketTransport:
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, subscribe: Sequence[str] = ()) -> None:
         """Serve one connection until it ends. *subscribe* names channel patterns the session is subscribed to at once."""
-        if (await receive())["type"] != "websocket.connect":
+        socket = ServerSocket(scope, receive, send)
+        if not await socket.connected():
             return
-        profile = next((PROFILES[name] for name in scope.get("subprotocols", ()) if name in PROFILES), None)
-        try:
-            if profile is None:
-                await _refuse_profile(receive, send, self.close_timeout)
-                return
-            await send({"type": "websocket.accept", "subprotocol": profile.name})
-        except (OSError, RuntimeError):
-            return  # the client left before it was accepted
-        await _Connection(self, profile, receive, send, subscribe).run()
+        profile = socket.profile
+        if profile is None:
+            await socket.refuse(Code.BAD_FRAME, f"offer the subprotocol {' or '.join(PROFILES)}", "subprotocol")
+        elif await socket.accept():
+            await _Connection(self, profile, socket, send, subscribe).run()
 
 
 class _BinarySession(Session):
@@ -101,15 +102,13 @@ class _Connection:
     """One accepted connection."""
 
     def __init__(
-        self, transport: WebSocketTransport, profile: Profile, receive: Receive, send: Send, subscribe: Sequence[str]
+        self, transport: WebSocketTransport, profile: Profile, socket: ServerSocket, send: Send, subscribe: Sequence[str]
     ) -> None:
         self._transport = transport
         self._hub = hub = transport.hub
         self._profile = profile
-        self._receive = receive
-        self._send = send
+        self._socket = socket
         self._subscribe = subscribe
-        self._peer_gone = False
         self._reading = anyio.CancelScope()
         self._session = _SESSIONS[profile.name](
             asgi_send=send,
@@ -118,7 +117,7 @@ class _Connection:
             principal=Principal(),
             rules=ServerSession(hub.options.session, hub.now()),
             profile=profile,
-            on_end=self._reading.cancel,
+            on_end=self._end,
             pump=hub.pump,
             flush_bytes=hub.options.flush_bytes,
             wall_ms=lambda: int(hub.options.wall_clock() * 1000),
@@ -131,42 +130,33 @@ class _Connection:
             with self._reading:
                 await self._read_until_end()
         except PeerError as error:
-            session.end(error.code, error.message)
+            session.end(error.code, error.message, error.field)
         except anyio.get_cancelled_exc_class():
             session.end(Code.DRAIN, "the server is stopping")
             raise
         finally:
-            session.end(None if self._peer_gone else Code.INTERNAL)
-            self._hub.detach(session)
-            with anyio.move_on_after(self._transport.close_timeout, shield=True):
-                await self._close()
+            session.end(None if self._socket.gone else Code.INTERNAL)
+            await self._close()
+
+    def _end(self) -> None:
+        self._hub.detach(self._session)
+        self._reading.cancel()
 
     # ---- reading
 
     async def _read_until_end(self) -> None:
         opened = self._transport.authenticator is None
-        while True:
-            message = await self._next_message()
-            if message is None:
-                return
+        while (message := await self._socket.receive()) is not None:
             due = self._take(message)
-            if not opened and due:
+            if due and not opened:
                 due = await self._open_with_authenticator(due)
                 opened = True
             for frame in due:
                 self._act(frame)
 
-    async def _next_message(self) -> Message | None:
-        """Return the peer's next message, ``None`` once it is gone."""
-        received: ASGIMessage = await self._receive()
-        if received["type"] != "websocket.receive":
-            self._peer_gone = True
-            return None
-        data: Message | None = received.get("bytes")
-        return received.get("text") or "" if data is None else data
-
     def _take(self, message: Message) -> list[frames.ClientFrame | frames.Error]:
         session = self._session
+        message = message if isinstance(message, str) else bytes(message)  # some servers hand over a view
         due = session.rules.receive(message, self._profile, self._hub.now())
         session.acknowledged()
         return due
@@ -174,18 +164,25 @@ class _Connection:
     async def _open_with_authenticator(
         self, due: list[frames.ClientFrame | frames.Error]
     ) -> list[frames.ClientFrame | frames.Error]:
-        """Ask the authenticator while reading goes on; return what has come after hello. Raises `PeerError`."""
-        authenticator = self._transport.authenticator
-        assert authenticator is not None
-        hello, *rest = due
-        if not isinstance(hello, frames.Hello):
-            return due
-        refusal: PeerError | None = None
+        """
+        Ask the authenticator while reading goes on; return hello and what has come after it, or nothing if the peer left.
 
-        async def authenticate(token: str | None, reading: anyio.CancelScope) -> None:
+        Raises:
+            PeerError: The client is refused, or broke a rule meanwhile.
+        """
+        authenticator = self._transport.authenticator
+        hello = due[0]
+        assert authenticator is not None
+        assert isinstance(hello, frames.Hello), "the session's rules let nothing pass before it"
+        rules = self._hub.options.session
+        room = _EARLY_MESSAGES * rules.limits.max_bytes
+        refusal: PeerError | None = None  # never raised inside the task group, which would wrap it
+
+        async def authenticate(token: str | None) -> None:
             nonlocal refusal
             try:
-                self._session.principal = await authenticator(token)
+                with anyio.fail_after(rules.hello_timeout):
+                    self._session.principal = await authenticator(token)
             except PeerError as error:
                 refusal = error
             except Exception:  # the app's code: the client learns nothing of what went wrong in it
@@ -195,18 +192,26 @@ class _Connection:
 
         async with anyio.create_task_group() as tasks:
             with anyio.CancelScope() as reading:
-                tasks.start_soon(authenticate, hello.token, reading)
-                while (message := await self._next_message()) is not None:
-                    rest.extend(self._take(message))
+                tasks.start_soon(authenticate, hello.token)
+                try:
+                    while (message := await self._socket.receive()) is not None:
+                        room -= len(message)
+                        if room < 0:
+                            raise PeerError(Code.TOO_MANY, "too much before the welcome")
+                        due.extend(self._take(message))
+                except PeerError as error:
+                    refusal = error
                 tasks.cancel_scope.cancel()
         if refusal is not None:
             raise refusal
-        return [hello, *rest]
+        return [] if self._socket.gone else due
 
     # ---- acting
 
     def _act(self, frame: frames.ClientFrame | frames.Error) -> None:
         session = self._session
+        if session.is_owed_too_much:
+            raise PeerError(Code.SLOW, "does not read the answers to its requests")
         if isinstance(frame, frames.Subscribe):
             for item in frame.items:
                 self._subscribe_to(frame.request, item)
@@ -241,40 +246,40 @@ class _Connection:
             session.push(frames.Error(request, code.text, error.problem, error.field, item.channel[:200]))
         except PeerError as error:
             code = error.code
+            self._hub.drop(session, item.channel)  # what is refused now is not delivered on the strength of an earlier yes
             session.push(frames.Error(request, code.text, error.message, error.field, item.channel, code.retryable))
 
     def _authorise(self, name: str) -> None:
         """Raise `PeerError` unless the session may read *name*. What does not exist is as forbidden as what is not allowed."""
         channel = parse_channel(name)
         found = self._hub.families.find(channel)
-        if found is None or not found[0].access(self._session.principal, found[1]):
+        if found is None:
+            raise PeerError(Code.FORBIDDEN, "not allowed")
+        family, params = found
+        try:
+            allowed = family.access(self._session.principal, params)
+        except Exception:  # the app's code
+            logger.exception("the access policy of %s failed", family.pattern)
+            raise PeerError(Code.UNAVAILABLE, "temporarily unavailable") from None
+        if not isinstance(allowed, bool):  # such as a coroutine, which would count as true
+            logger.error("the access policy of %s gave %r, neither true nor false", family.pattern, allowed)
+        if allowed is not True:
             raise PeerError(Code.FORBIDDEN, "not allowed")
 
     # ---- the end
 
     async def _close(self) -> None:
-        """Tell the client why, if it can still be told, and wait for it to close."""
-        session = self._session
-        if self._peer_gone or session.send_cancelled or session.end_code is None:
+        """Tell the client why, if it can still be told, and wait for it to close; not for long, and whatever `send` does."""
+        if self._session.end_code is None or not await self._session.land():
             return  # after a cancelled send nothing more may be written
-        code, reason = session.end_code, session.end_message
-        try:
-            error = frames.Error(None, code.text, reason, retryable=code.retryable)
-            await session.send(self._profile.encode(error))
-            await self._send({"type": "websocket.close", "code": code.close, "reason": reason[:100]})
-            while (await self._receive())["type"] != "websocket.disconnect":
-                pass
-        except Exception as error:  # servers say "gone" in several ways
-            logger.debug("%s: closing: %r", session.id, error)
+        tasks = LooseTasks()
+        tasks.start_soon(self._say_why)
+        await tasks.wait(self._transport.close_timeout)
+        tasks.cancel()
 
-
-async def _refuse_profile(receive: Receive, send: Send, timeout: float) -> None:
-    """Accept, say what is wrong where a browser can read it, and close."""
-    offered = " or ".join(PROFILES)
-    error = frames.Error(None, Code.BAD_FRAME.text, f"offer the subprotocol {offered}", "subprotocol")
-    with anyio.move_on_after(timeout):
-        await send({"type": "websocket.accept"})
-        await send({"type": "websocket.send", "text": JSON.encode(error).decode()})
-        await send({"type": "websocket.close", "code": Code.BAD_FRAME.close, "reason": "no common subprotocol"})
-        while (await receive())["type"] != "websocket.disconnect":
-            pass
+    async def _say_why(self) -> None:
+        session, code = self._session, self._session.end_code
+        assert code is not None
+        error = frames.Error(None, code.text, session.end_message, session.end_field, retryable=code.retryable)
+        if await self._socket.send(self._profile.message(self._profile.encode(error))):
+            await self._socket.close(code.close, session.end_message)
