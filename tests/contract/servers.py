@@ -48,8 +48,8 @@ class Combination:
 
     Attributes:
         example: Of the folder of that name, or of this one.
-        close_code: What connected clients are told when the server stops, ``None`` for nothing. Our own code where the server
-            cancels us, and so lets us say it.
+        close_codes: What connected clients may be told when the server stops, ``None`` for nothing. Our own code where the
+            server cancels us, and so may let us say it.
         send_waits: Whether a send ever waits for a client that does not read.
         survives_blocked_send: Whether the server can stop while it still holds bytes for a client that reads nothing.
     """
@@ -58,7 +58,7 @@ class Combination:
     server: str
     options: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
-    close_code: int | None = 1012
+    close_codes: tuple[int | None, ...] = (1012,)
     send_waits: bool = True
     survives_blocked_send: bool = True
 
@@ -72,10 +72,10 @@ COMBINATIONS = [
     *(Combination(example, "uvicorn") for example in EXAMPLES),
     Combination("plain", "uvicorn"),
     Combination("starlette", "uvicorn-wsproto"),
-    Combination("starlette", "hypercorn", ("--worker-class", "asyncio"), close_code=4512, survives_blocked_send=False),
-    Combination("starlette", "hypercorn", ("--worker-class", "trio"), close_code=4512),
-    Combination("starlette", "granian", close_code=None),
-    Combination("starlette", "daphne", settings={"RTSYNC_AUTOSTART": "true"}, close_code=None, send_waits=False),
+    Combination("starlette", "hypercorn", ("--worker-class", "asyncio"), close_codes=(4512,), survives_blocked_send=False),
+    Combination("starlette", "hypercorn", ("--worker-class", "trio"), close_codes=(4512,)),
+    Combination("starlette", "granian", close_codes=(4512, None)),
+    Combination("starlette", "daphne", settings={"RTSYNC_AUTOSTART": "true"}, close_codes=(4512, None), send_waits=False),
 ]
 
 # Everything that the tests wait for is short. A window of 8 MB lets a send block, which acknowledgements otherwise prevent.

@@ -167,7 +167,7 @@ async def test_shutdown_ends_connections_and_the_process(combination: Combinatio
             tasks.start_soon(anyio.to_thread.run_sync, server.stop, STOP_SECONDS)
             with anyio.fail_after(STOP_SECONDS):
                 codes = [await peer.read_to_end() for peer in peers]
-        assert codes == [combination.close_code] * len(peers)
+        assert set(codes) <= set(combination.close_codes)
         assert client.state != "live"
         assert "/rtsync/" not in server.output
 

@@ -903,6 +903,18 @@ def test_empty_log_that_gets_an_epoch_misses_nothing() -> None:
     assert trades.position == at(1)
 
 
+def test_log_lost_before_its_first_event_came_is_a_gap() -> None:
+    """Both offsets are 0, but the history that had an epoch may have held events."""
+    talk = Talk()
+    talk.connect()
+    trades = talk.session.subscribe("trades:A", 0.0)
+    asked = only_subscribe(talk.sent())
+    talk.server(subscribed("trades:A", asked.request, 2, "events", Position.start("E")))
+    talk.server(frames.Gap(2, Position.start("E"), Position.start(""), "epoch"))
+    assert talk.updates() == [Gap(Position.start("E"), Position.start(""), "epoch")]
+    assert trades.position == Position.start("")
+
+
 def test_beginning_earlier_asks_again_and_gets_the_events_again() -> None:
     talk = Talk()
     talk.connect()

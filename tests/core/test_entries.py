@@ -41,12 +41,12 @@ statuses = st.builds(SourceStatus, freshness, numbers, texts)
 # ---- there and back ------------------------------------------------------------------------------------------------
 
 
-@given(writers, links, patches(), few_documents)
-def test_change_returns_as_it_was(writer: str, base: int, patch: Patch, document: Document) -> None:
-    """Writer, the link it was made for, and a patch that does the same."""
-    entry = decode_entry(encode_patch_entry(writer, base, patch))
+@given(writers, links, patches(), few_documents, st.booleans())
+def test_change_returns_as_it_was(writer: str, base: int, patch: Patch, document: Document, keyframe: bool) -> None:
+    """Writer, the link it was made for, a patch that does the same, and whether a keyframe follows."""
+    entry = decode_entry(encode_patch_entry(writer, base, patch, keyframe=keyframe))
     assert isinstance(entry, PatchEntry)
-    assert (entry.writer, entry.base) == (writer, base)
+    assert (entry.writer, entry.base, entry.keyframe) == (writer, base, keyframe)
     assert fingerprint(apply(entry.patch, document)) == fingerprint(apply(patch, document))
 
 
@@ -105,7 +105,7 @@ def test_source_is_live_until_it_says_otherwise() -> None:
         pack([1, 0, "n", []]),
         pack([2, 0, "n", [], 0]),
         pack([1.0, 9, "n", [], 0]),
-        pack([1, 3, "n", [], 0]),
+        pack([1, 4, "n", [], 0]),
         pack([1, 0, 5, [], 0]),
         pack([1, 0, "n", [], None]),
         pack([1, 0, "n", [], -1]),

@@ -408,6 +408,23 @@ async def test_log_lost_and_found_empty_is_one_gap() -> None:
 
 
 @pytest.mark.anyio
+async def test_event_lost_with_its_log_before_anybody_got_it_is_announced() -> None:
+    """Although the client stood at the very beginning, before and after."""
+    async with cluster(1) as nodes:
+        (node,) = nodes
+        client = await blocked(node)
+        view = client.subscribe(LOG, BEGINNING)
+        await append(node, 1)
+        nodes.faults.lose_log(LOG)
+        await anyio.sleep(6)
+        client.unblock()
+        await settle()
+        assert [gap.reason for gap in view.gaps] == ["epoch"]
+        await append(node, 2)
+        assert (view.events, len(view.gaps)) == ([2], 1)
+
+
+@pytest.mark.anyio
 async def test_gap_still_owed_when_history_changes_again_stays_one_gap() -> None:
     """What the client is told begins at what it holds and ends where delivery goes on, however much happened in between."""
     async with cluster(2) as nodes:

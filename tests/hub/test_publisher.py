@@ -620,6 +620,35 @@ async def test_log_is_kept_within_its_window_by_keyframes() -> None:
         assert view.document == {"x": 199}
 
 
+async def test_writers_on_several_nodes_share_their_keyframes() -> None:
+    """Each node knows that another saves one, so that the log keeps its length and appends can be repeated."""
+    async with cluster(3, state(window=40)) as nodes:
+        saves = [Tap(node, "save_keyframe") for node in nodes]
+        for number in range(300):
+            await nodes[number % 3].patch(DOC, {f"k{number % 5}": number})
+            await settle()
+            assert min(number + 1, 10) <= stored(nodes) <= 21
+        assert 28 <= sum(len(tap.calls) for tap in saves) <= 31
+        late = nodes[1].client().subscribe(DOC)
+        await settle()
+        assert late.document == {f"k{number % 5}": number for number in range(295, 300)}
+
+
+async def test_node_that_comes_late_saves_no_keyframe_too_many() -> None:
+    """It counts from the keyframes that the log tells of."""
+    async with cluster(3, state(window=40)) as nodes:
+        one, two, three = nodes
+        for number in range(34):
+            await one.set(DOC, {"x": number})
+            await settle()
+        saves = [Tap(node, "save_keyframe") for node in nodes]
+        for number in range(100, 160):
+            await (two, three)[number % 2].set(DOC, {"x": number})
+            await settle()
+            assert 10 <= stored(nodes) <= 21
+        assert 5 <= sum(len(tap.calls) for tap in saves) <= 7
+
+
 async def test_full_window_has_a_keyframe_saved_first() -> None:
     """A writer that finds the log full, because others saved none, saves one and goes on."""
     async with cluster(2, state(window=8)) as nodes:

@@ -462,6 +462,29 @@ async def test_source_of_a_node_that_stops_is_cleaned_up_and_nothing_waits_for_i
         assert "a done" in cleaned
 
 
+async def test_node_stops_in_time_although_its_backend_is_away() -> None:
+    """Nothing it would like to say is waited for without end."""
+    feed = Feed()
+    async with cluster(2, fed(feed), events(), source_linger=1.0) as nodes:
+        node, other = nodes
+        clients = [each.client() for each in nodes]
+        for client in clients:
+            client.subscribe(DOC)
+            client.subscribe(LOG)
+        await anyio.sleep(3)
+        node.backend.partition()
+        clients[0].unsubscribe(DOC)
+        await anyio.sleep(2)
+        began = anyio.current_time()
+        await nodes.stop(node)
+        assert anyio.current_time() - began <= 2.5
+        other.backend.partition()
+        await anyio.sleep(1)
+        began = anyio.current_time()
+        await nodes.stop(other)
+        assert anyio.current_time() - began <= 2.5
+
+
 # ---- errors
 
 

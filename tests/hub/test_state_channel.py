@@ -408,6 +408,35 @@ async def test_frame_is_encoded_once_for_all_its_readers() -> None:
         assert node.hub.statistics().frames_built == before + 2
 
 
+@pytest.mark.anyio
+async def test_subscribing_while_somebody_publishes_misses_and_repeats_nothing() -> None:
+    """Whenever the subscriber comes, whatever the backend's latency: the document, and then each change once."""
+    random = Random(3)
+    async with cluster(2, channel_linger=1000.0, max_subscriptions=10_000) as (one, two):
+        client = one.client()
+        plan = one.backend.plan
+        views = []
+
+        async def publish(name: str, log: str) -> None:
+            for number in range(8):
+                await two.patch(name, {f"k{number % 3}": number})
+                await two.append(log, number)
+                await anyio.sleep(random.uniform(0, 0.004))
+
+        for number in range(200):
+            name, log = f"doc:{number}", f"log:{number}"
+            plan.latency = random.choice([0, 0.001, 0.003])
+            plan.delay_rate, plan.delay_seconds = random.choice([0, 0.5]), 0.003
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(publish, name, log)
+                await anyio.sleep(random.uniform(0, 0.02))
+                views.append((client.subscribe(name), client.subscribe(log, BEGINNING)))
+        await anyio.sleep(1)
+        for view, events in views:
+            assert view.document == {"k0": 6, "k1": 7, "k2": 5}
+            assert (events.events, events.gaps) == (list(range(8)), [])
+
+
 # ---- histories that end
 
 

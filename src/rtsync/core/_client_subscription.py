@@ -226,7 +226,7 @@ class ClientSubscription:
         if self.kind != "events" or start is None:
             raise OutOfStep("a gap in a state channel")
         self.position = frame.position
-        if start.offset == frame.position.offset == 0:
+        if not start.epoch and frame.position.offset == 0:
             return None
         return Gap(start, frame.position, frame.reason)
 

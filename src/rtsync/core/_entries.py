@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _VERSION: Final = 1
-_PATCH, _EVENT, _STATUS = 0, 1, 2
+_PATCH, _EVENT, _STATUS, _KEYFRAMED_PATCH = 0, 1, 2, 3
 _EVENT_HEAD: Final = bytes([0x94, _VERSION, _EVENT])
 """How every event begins: an array of four, version, kind."""
 
@@ -57,12 +57,13 @@ class PatchEntry:
     A change of a state channel's document.
 
     ``base`` is the link of the entry it was made for: a reader whose head has another link holds another history, even where
-    the offsets meet.
+    the offsets meet. ``keyframe`` says that its writer saves a keyframe next, so that no other node need do so.
     """
 
     writer: str
     base: int
     patch: Patch
+    keyframe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,9 @@ class StatusEntry:
     status: SourceStatus
 
 
-def encode_patch_entry(writer: str, base: int, patch: Patch) -> bytes:
+def encode_patch_entry(writer: str, base: int, patch: Patch, *, keyframe: bool = False) -> bytes:
     """Return the payload of a change made for the entry whose link is *base*."""
-    return pack([_VERSION, _PATCH, writer, patch_to_wire(patch), base])
+    return pack([_VERSION, _KEYFRAMED_PATCH if keyframe else _PATCH, writer, patch_to_wire(patch), base])
 
 
 def encode_event_entry(writer: str, value: Value) -> bytes:
@@ -106,14 +107,17 @@ def decode_entry(payload: bytes) -> PatchEntry | EventEntry | StatusEntry:
     """
     if payload[:3] == _EVENT_HEAD:  # only its head is decoded
         prove_one_value(payload)  # so that its value can be spliced into a frame without breaking it
-        value_at = 3 + _text_bytes(payload[3:8])
-        return EventEntry(cast(str, unpack(payload[3:value_at])), payload[value_at:])
+        begin, end = _text_at(payload, 3)
+        try:
+            return EventEntry(payload[begin:end].decode(), payload[end:])
+        except UnicodeDecodeError:
+            raise _unknown("entry") from None
     wire = unpack(payload)
     if type(wire) is list and len(wire) == 5:
         version, kind, writer, body, base = wire
         if version == _VERSION and type(writer) is str and type(base) is int and 0 <= base < 1 << LINK_BITS:
-            if kind == _PATCH:
-                return PatchEntry(writer, base, patch_from_wire(body))
+            if kind in (_PATCH, _KEYFRAMED_PATCH):
+                return PatchEntry(writer, base, patch_from_wire(body), kind == _KEYFRAMED_PATCH)
             if kind == _STATUS:
                 return StatusEntry(writer, base, _status_from_wire(body))
     raise _unknown("entry")
@@ -144,13 +148,14 @@ def _status_from_wire(wire: object) -> SourceStatus:
     raise _unknown("status")
 
 
-def _text_bytes(head: bytes) -> int:
-    """Return the size of the msgpack text that begins with *head*."""
-    if 0xA0 <= head[0] <= 0xBF:
-        return 1 + (head[0] & 0x1F)
-    if 0xD9 <= head[0] <= 0xDB:
-        length_bytes = 1 << (head[0] - 0xD9)
-        return 1 + length_bytes + int.from_bytes(head[1 : 1 + length_bytes], "big")
+def _text_at(payload: bytes, at: int) -> tuple[int, int]:
+    """Return where the msgpack text whose header stands *at* begins and ends."""
+    head = payload[at]
+    if 0xA0 <= head <= 0xBF:
+        return at + 1, at + 1 + (head & 0x1F)
+    if 0xD9 <= head <= 0xDB:
+        begin = at + 1 + (1 << (head - 0xD9))
+        return begin, begin + int.from_bytes(payload[at + 1 : begin], "big")
     raise _unknown("entry")
 
 

@@ -73,7 +73,6 @@ class LiveChannel(ABC):
         self.watched = 0  # which of this node's listeners is told of it
         self.turn = anyio.Lock()  # of this node's publishers
         self.unsettled = False  # the outcome of an append is not known to this node
-        self.since_keyframe = 0
         self.offset = 0  # where a cursor stands that has read everything
         self.gaps = 0
         self._cache = cache
@@ -141,7 +140,6 @@ class LiveChannel(ABC):
             except DecodeError:
                 return Verdict.DOUBT
             self._judge()
-            self.since_keyframe += 1
             following = self._held.pop(entry.offset, None)
         if self._held:
             self._held = {at: held for at, held in self._held.items() if at > entry.offset}

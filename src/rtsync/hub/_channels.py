@@ -73,6 +73,7 @@ class Channels:
         self._settled = settled
         self._live: dict[Channel, LiveChannel] = {}
         self._retiring: dict[Channel, anyio.Event] = {}
+        self._left: dict[Channel, None] = {}  # forgotten here, and the backend could not be told
         self._reading: dict[LiveChannel, _Reading] = {}
         self._listener = 0  # how often this node has begun to listen
         self._aliases = 0
@@ -111,6 +112,7 @@ class Channels:
         channel = self._live.get(name)
         if channel is None:
             channel = self._live[name] = self._new(name)
+            self._left.pop(name, None)
             channel.doubt = self._down
             self._start(channel)
         channel.used_at = self.now()
@@ -162,20 +164,28 @@ class Channels:
             busy = channel.subscriptions or channel.waiting or channel.fed or channel.turn.locked() or channel in self._reading
             if not busy and channel.used_at < deadline:
                 self._retire(channel)
+        left, self._left = self._left, {}
+        for name in left:
+            self._start_unwatch(name)
 
     def _retire(self, channel: LiveChannel) -> None:
-        assert self._tasks is not None
         del self._live[channel.name]
         channel.phase = Phase.RETIRED
         self._gaps += channel.gaps
-        self._retiring[channel.name] = anyio.Event()
-        self._tasks.start_soon(self._unwatch, channel.name)
+        self._start_unwatch(channel.name)
+
+    def _start_unwatch(self, name: Channel) -> None:
+        assert self._tasks is not None
+        self._retiring[name] = anyio.Event()
+        self._tasks.start_soon(self._unwatch, name)
 
     async def _unwatch(self, name: Channel) -> None:
         try:
             await self._backend.unwatch(name)
         except RTSyncError as error:
             logger.debug("unwatch %s: %s", name, error)
+            if name not in self._live:
+                self._left[name] = None
         except Exception:  # a backend's bug must not end the node
             logger.exception("unwatch %s", name)
         finally:

@@ -183,7 +183,7 @@ class Hub:
         channel = self.channels.open(channel_name)
         wanted_rate = step_down(self.options.default_rate if rate is None else rate)
         subscription = Subscription(session, channel, request, position, wanted_rate)
-        session.subscriptions[channel_name] = subscription
+        session.subscriptions[channel.name] = subscription  # by the one text that all sessions share
         if channel.phase is Phase.READY:
             self._establish(subscription)
         else:

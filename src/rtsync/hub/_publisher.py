@@ -58,7 +58,10 @@ __all__ = ["Publisher"]
 logger = logging.getLogger("rtsync.hub")
 
 _KEYFRAMES_PER_WINDOW: Final = 4
-"""A keyframe is saved after this part of the window: the log then keeps one to two such parts, and never runs full."""
+"""
+A keyframe is saved after this part of the window: the log then keeps one to two such parts, and never runs full. The entry that
+completes the part says so, for each save trims the log: if every node saved its own, little would be left to resume from.
+"""
 
 _UNKNOWN_PAUSE: Final = 0.1
 """Seconds between attempts to settle an unknown outcome."""
@@ -201,7 +204,8 @@ class Publisher:
                     await self._channels.read_again(channel)
                     confirmed = True
                     continue
-                payload = encode_patch_entry(self._options.node, head.link, patch)
+                due = (channel.since_keyframe + 1) * _KEYFRAMES_PER_WINDOW >= channel.family.retention.window
+                payload = encode_patch_entry(self._options.node, head.link, patch, keyframe=due)
                 size = self._bound_size(channel, patch, payload)
                 try:
                     position = await self._append(channel, attempt, payload, head, token)
@@ -210,6 +214,8 @@ class Publisher:
                     continue
                 if channel.head == position:
                     channel.size_bound = size
+                if due:
+                    self._save_soon(channel)
                 return position
 
         return await self._publish(name, write)
@@ -251,9 +257,6 @@ class Publisher:
         position = appended.position
         entry = Entry(position.offset, appended.previous, position.link, token, payload)
         self._channels.take_own(channel, Announcement(channel.name, position.epoch, entry))
-        retention = channel.family.retention
-        if retention.keyframed and channel.since_keyframe * _KEYFRAMES_PER_WINDOW >= retention.window:
-            self._save_soon(channel)
         return position
 
     async def _lost_race(self, channel: LiveChannel, attempt: _Attempt, error: Conflict, head: Position) -> None:
@@ -267,29 +270,32 @@ class Publisher:
 
     # ---- keyframes
 
-    def _save_soon(self, channel: LiveChannel) -> None:
+    def _save_soon(self, channel: StateChannel) -> None:
         if channel not in self._saving and self._tasks is not None:
             self._saving.add(channel)
             self._tasks.start_soon(self._save_in_background, channel)
 
-    async def _save_in_background(self, channel: LiveChannel) -> None:
+    async def _save_in_background(self, channel: StateChannel) -> None:
+        saved = False
         try:
-            await self._save_keyframe(channel)
+            saved = await self._save_keyframe(channel)
         except RTSyncError as error:
             logger.warning("no keyframe of %s saved: %s", channel.name, error)
         except Exception:  # a backend's bug must not end the node
             logger.exception("no keyframe of %s saved", channel.name)
         finally:
             self._saving.discard(channel)
+            if not saved:
+                channel.since_keyframe = channel.family.retention.window  # the next entry tries again
 
-    async def _save_keyframe(self, channel: LiveChannel) -> None:
+    async def _save_keyframe(self, channel: LiveChannel) -> bool:
         assert isinstance(channel, StateChannel)
-        head, payload = channel.head, encode_keyframe(channel.document, channel.source_status)
-        entries = channel.since_keyframe
-        if await self._backend.save_keyframe(channel.name, head, payload):
-            channel.since_keyframe = max(channel.since_keyframe - entries, 0)  # it may have been counted anew meanwhile
-        else:
+        saved = await self._backend.save_keyframe(
+            channel.name, channel.head, encode_keyframe(channel.document, channel.source_status)
+        )
+        if not saved:
             await self._channels.read_again(channel)
+        return saved
 
     # ---- limits
 

@@ -40,7 +40,8 @@ class StateChannel(LiveChannel):
     Holds one document.
 
     *piece* is the size in bytes beyond which a keyframe travels in parts. ``size_bound`` is a number of bytes that the encoded
-    document does not exceed: exact when the publisher has looked, growing with every entry since.
+    document does not exceed: exact when the publisher has looked, growing with every entry since. ``since_keyframe`` counts
+    entries since one whose writer promised a keyframe.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class StateChannel(LiveChannel):
         self._last_change: tuple[int, Patch] | None = None  # (its base, the patch): what since() would find out again
         self.offset = position.offset
         self.size_bound = _UNBOUNDED
+        self.since_keyframe = 0
         self._cache.clear()
         for subscription in self.subscriptions:
             subscription.cursor = NOTHING
@@ -107,9 +109,12 @@ class StateChannel(LiveChannel):
         self._cache.clear()
         self.offset = entry.offset
         self.size_bound += len(entry.payload)
+        self.since_keyframe += 1
         self.writer = body.writer
         if isinstance(body, StatusEntry):
             self.source_status = body.status
+        elif body.keyframe:
+            self.since_keyframe = 0
 
     def _rebuild(self, cut: Cut) -> None:
         position, status = Position.start(cut.head.epoch), self.unsaid
@@ -127,7 +132,6 @@ class StateChannel(LiveChannel):
                 offset, link = entry.offset, entry.link
         self._begin(position, document)
         self.source_status = status
-        self.since_keyframe = len(following)
         if cut.entries and not following:
             self.writer = decode_entry(cut.entries[-1].payload).writer
         for entry, body in following:

@@ -7,7 +7,7 @@ The rules, by the names under which they are reported:
 - I2: what a client shows at a position is what the log held there;
 - I4: a position goes back, or into another history, only with a keyframe or a gap;
 - I5: a position names one entry, for ever and to everybody;
-- I6: no subscription is refused or left without an answer;
+- I6: no subscription is refused, and no publisher left without an answer;
 - I7: events come in order, once, and what is missing lies inside exactly one gap; there is no gap where nothing is missing;
 - I8: when nothing is wrong, everybody holds the head and says so;
 - I9: what a node cannot confirm is not shown as live for longer than five seconds;

@@ -35,9 +35,6 @@ _LOOK: Final = 1.0
 _CONFIRMED: Final = 5.0
 """Seconds within which a node confirms what it shows as live."""
 
-_SLACK: Final = 1.5
-"""Seconds for publishing, reading again and the way to the client."""
-
 _SILENCE: Final = SETTINGS.heartbeat_interval + SETTINGS.heartbeat_timeout / 2
 """Seconds of silence after which a client doubts its link."""
 
@@ -196,7 +193,7 @@ def _check_shown(world: World, client: SimulatedClient, slot: int, view: View, q
     status = subscription.status
     who = f"{client.name}.{slot}"
     if status.freshness == "live":
-        limit = _CONFIRMED + world.scenario.publish_interval + _SLACK
+        limit = _CONFIRMED + world.scenario.publish_interval
         if now < client.link_fails_until:
             limit += _SILENCE
         else:

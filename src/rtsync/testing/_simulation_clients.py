@@ -142,7 +142,7 @@ class SimulatedClient:
             rate = None
             if where < 0.2:
                 position = _SINCE_START
-            elif where < 0.7 and not any(view.subscription.channel == plan.name for view in self.views.values()):
+            elif where < 0.7:
                 position = self._positions.get(plan.name)
         subscription = self.client.subscribe(plan.name, rate=rate, position=position, max_queued=max_queued)
         journal = ViewJournal(self._world.journal, f"{self.name}.{slot}", plan.name, position)
@@ -174,8 +174,10 @@ class SimulatedClient:
     async def _change_mind(self, view: View, random: Random) -> None:
         """Pause and resume, and ask for other rates."""
         subscription = view.subscription
-        while not self._world.calm:
+        while True:
             await anyio.sleep(random.expovariate(1 / 40))
+            if self._world.calm:
+                return
             if random.random() < 0.6:
                 await subscription.pause()
                 await anyio.sleep(random.uniform(0.5, 15.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -11,12 +11,16 @@ from .._handles import StateHandle
 from ..core import Position, Rejected, Unknown, Value
 from ._simulation_plan import ChannelPlan
 from ._simulation_sources import Ledger, board, board_patch, event
+from ._simulation_world import SETTINGS
 
 if TYPE_CHECKING:
     from ._simulation_nodes import Node
     from ._simulation_world import World
 
 __all__ = ["Publisher"]
+
+_PATIENCE: Final = SETTINGS.publish_timeout + 1.0
+"""Seconds after which a publisher must have been told something."""
 
 
 class Publisher:
@@ -75,7 +79,10 @@ class Publisher:
         except Unknown:
             outcome = "unknown"
         finally:
-            journal.measure(f"publish {outcome}", anyio.current_time() - began)
+            seconds = anyio.current_time() - began
+            journal.measure(f"publish {outcome}", seconds)
+            if seconds > _PATIENCE:
+                journal.broken("I6", self.name, f"{mark} was {outcome} after {seconds:.3f} s")
             if outcome == "acked":
                 journal.acked(self.name, self.channel, mark, position, value)
             else:

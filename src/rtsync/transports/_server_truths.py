@@ -28,8 +28,8 @@ Closes
 
 Shutdown
     uvicorn closes with 1012, tells the app and waits, without a deadline unless it is given one; hypercorn says nothing, and
-    cancels after its grace; granian just leaves. All of them run the lifespan's shutdown when the connections are over. So
-    sessions end on a disconnect and on cancellation alike, and the lifespan has nobody left to say goodbye to.
+    cancels after its grace; daphne cancels at once; granian just leaves. Most run the lifespan's shutdown only when the
+    connections are over. So sessions end on a disconnect, on cancellation and with the lifespan alike, whichever comes first.
 """
 
 from __future__ import annotations

@@ -151,8 +151,8 @@ class _Connection:
             if due and not opened:
                 due = await self._open_with_authenticator(due)
                 opened = True
-            for frame in due:
-                self._act(frame)
+            self._act_on(due)
+            del message, due  # an idle connection holds nothing of what was said on it
 
     def _take(self, message: Message) -> list[frames.ClientFrame | frames.Error]:
         session = self._session
@@ -207,6 +207,10 @@ class _Connection:
         return [] if self._socket.gone else due
 
     # ---- acting
+
+    def _act_on(self, due: Sequence[frames.ClientFrame | frames.Error]) -> None:
+        for frame in due:
+            self._act(frame)
 
     def _act(self, frame: frames.ClientFrame | frames.Error) -> None:
         session = self._session
